@@ -1,0 +1,125 @@
+"""The JSON that the dialogue service and the intent service exchange.
+
+Callers of either service see the same shapes; their examples appear in OpenAPI.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_TEXT_CHARS = 4000
+MAX_LABELS = 100
+
+_ALLOWED_CONTROLS = frozenset("\n\t\r")
+
+
+def _printable(text: str) -> str:
+    """Refuse control characters and blank text (pydantic itself refuses lone surrogates)."""
+    if not text.strip():
+        raise ValueError("must not be blank")
+    if any((ord(c) < 0x20 and c not in _ALLOWED_CONTROLS) or 0x7F <= ord(c) < 0xA0 for c in text):
+        raise ValueError("must not contain control characters other than tab and line breaks")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_printable)]
+"""What a person writes: 1 to 4,000 characters, not blank, no control characters."""
+
+Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+
+Score = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Request(BaseModel):
+    """A request body: a field nobody knows is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class IntentRequest(Request):
+    """One message to classify."""
+
+    text: Text = Field(examples=["Hi, how are you?"])
+    labels: Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)] | None = Field(
+        default=None,
+        description="Classify among these labels instead of the catalogue (zero-shot), for this call only.",
+        examples=[["greeting", "order_pizza", "complaint"]],
+    )
+
+
+class RankedLabel(BaseModel):
+    """One label and the probability the classifier gives it."""
+
+    label: str = Field(examples=["greeting"])
+    score: Score = Field(examples=[0.93])
+
+
+class Intent(BaseModel):
+    """What a message is about, as far as the classifier can tell."""
+
+    label: str = Field(
+        description='The best label, or "unknown" when its score or its lead is too small.',
+        examples=["greeting"],
+    )
+    score: Score = Field(description="The best label's probability.", examples=[0.93])
+    ranking: list[RankedLabel] = Field(
+        description="Every label with its probability, best first.",
+        examples=[[{"label": "greeting", "score": 0.93}, {"label": "how_are_you", "score": 0.05}]],
+    )
+    model: str = Field(
+        description="The model that classified.", examples=["sentence-transformers/all-MiniLM-L6-v2"]
+    )
+    reply: str | None = Field(
+        default=None,
+        description="The catalogue's fixed reply, present only when the classifier is sure enough to use it.",
+        examples=[None],
+    )
+
+
+class LoadingModel(BaseModel):
+    """A model on its way into service."""
+
+    name: str = Field(examples=["microsoft/DialoGPT-medium"])
+    stage: Literal["fetching", "loading", "warming-up"] = Field(examples=["fetching"])
+    fetched_bytes: int = Field(default=0, examples=[104857600])
+    total_bytes: int = Field(default=0, description="0 while it is not known yet.", examples=[862955157])
+
+
+class FailedModel(BaseModel):
+    """Why a model is not in service, and what to do about it."""
+
+    name: str = Field(examples=["microsoft/DialoGPT-medium"])
+    reason: str = Field(examples=["the model hub cannot be reached"])
+    advice: str = Field(examples=["Check the network, or name a local folder in DIALOGUE_MODEL."])
+    retry_in_s: float | None = Field(description="Seconds until the next try; null: none.", examples=[60.0])
+
+
+class SlotStatus(BaseModel):
+    """What a service serves now, what is loading, and what failed."""
+
+    serving: str | None = Field(description="The model that answers now.", examples=["parley-starter"])
+    loading: LoadingModel | None = None
+    failed: FailedModel | None = None
+
+
+class Liveness(BaseModel):
+    """The process runs and its event loop turns."""
+
+    status: Literal["live"] = "live"
+
+
+class Readiness(BaseModel):
+    """Whether the service can do its job now; the reasons say why not."""
+
+    status: Literal["ready", "not-ready"] = Field(examples=["ready"])
+    reasons: list[str] = Field(default_factory=list, examples=[[]])
+    model: SlotStatus
+
+
+class Info(BaseModel):
+    """What is running: service, version, model, limits."""
+
+    service: str = Field(examples=["dialogue"])
+    version: str = Field(examples=["0.1.0"])
+    model: str | None = Field(examples=["parley-starter"])
+    limits: dict[str, Any] = Field(examples=[{"max_text_chars": MAX_TEXT_CHARS}])

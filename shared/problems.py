@@ -1,0 +1,276 @@
+"""Errors as RFC 9457 problem details, for every route, the framework's own errors included.
+
+    Problem
+     ├─ MalformedBody        400  the body is not JSON
+     ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
+     ├─ NotFound             404  no such route or thing
+     ├─ MethodNotAllowed     405
+     ├─ KeyInUse             409  a request with this Idempotency-Key is still running
+     ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
+     ├─ ContentTooLarge      413  a body, or a text in it, is too long
+     ├─ InvalidBody          422  wrong shape, empty, unknown fields
+     ├─ KeyReused            422  this Idempotency-Key belongs to another body
+     ├─ Overloaded           429  a queue is full
+     ├─ InternalError        500  a bug
+     ├─ ModelNotReady        503  no model can answer yet
+     ├─ MemoryUnavailable    503  Redis does not answer
+     └─ DeadlineExceeded     504  not done in time; the work was stopped
+
+A type URI is stable: programs may compare it.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_TYPE_PREFIX = "urn:parley:problem:"
+
+
+class FieldError(BaseModel):
+    """One fault in a request and where it is."""
+
+    pointer: str = Field(
+        description="JSON Pointer (RFC 6901) into the body, or the parameter's name.", examples=["/message"]
+    )
+    detail: str = Field(examples=["must not be blank"])
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(examples=["urn:parley:problem:invalid-body"])
+    title: str = Field(examples=["The request does not have the right shape"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["Correct the fields named in errors."])
+    errors: list[FieldError] | None = None
+
+
+class Problem(Exception):
+    """An error a caller is told about: the class fixes type, title and status, the instance says more."""
+
+    slug: ClassVar[str]
+    title: ClassVar[str]
+    status: ClassVar[int]
+    advice: ClassVar[str] = "Correct the request and send it again."
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        retry_after_s: float | None = None,
+        errors: Sequence[FieldError] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or self.advice)
+        self.detail = detail or self.advice
+        self.errors = list(errors) if errors else None
+        self.headers = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+
+    def details(self) -> ProblemDetails:
+        """The document that is sent."""
+        return ProblemDetails(
+            type=_TYPE_PREFIX + self.slug,
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            errors=self.errors,
+        )
+
+    def response(self) -> Response:
+        """The HTTP answer."""
+        return JSONResponse(
+            self.details().model_dump(exclude_none=True),
+            status_code=self.status,
+            headers=self.headers,
+            media_type=MEDIA_TYPE,
+        )
+
+
+class MalformedBody(Problem):
+    """The body is not JSON."""
+
+    slug, title, status = "malformed-body", "The body is not JSON", 400
+    advice = "Send a JSON object as UTF-8, with the header Content-Type: application/json."
+
+
+class Unauthorized(Problem):
+    """The bearer token is missing or wrong."""
+
+    slug, title, status = "unauthorized", "A valid API key is needed", 401
+    advice = "Send the header Authorization: Bearer <the value of API_KEY>."
+
+
+class NotFound(Problem):
+    """No such route or thing."""
+
+    slug, title, status = "not-found", "There is nothing here", 404
+    advice = "See /docs for the routes there are."
+
+
+class MethodNotAllowed(Problem):
+    """The route knows other methods."""
+
+    slug, title, status = "method-not-allowed", "This route does not take that method", 405
+    advice = "See /docs for the methods of each route."
+
+
+class KeyInUse(Problem):
+    """A request with this Idempotency-Key is still running."""
+
+    slug, title, status = "idempotency-key-in-use", "The first request with this key is still running", 409
+    advice = "Wait for its answer, or send the same request again in a moment."
+
+
+class ConversationForgotten(Problem):
+    """Forgotten while this reply was being made, or since the reply of this key was stored."""
+
+    slug, title, status = "conversation-forgotten", "The conversation was forgotten", 409
+    advice = "Nothing was stored. Send the message again to begin anew."
+
+
+class ContentTooLarge(Problem):
+    """A body, or a text in it, is too long."""
+
+    slug, title, status = "content-too-large", "The request is too large", 413
+    advice = "Send less; GET /info names the limits."
+
+
+class InvalidBody(Problem):
+    """The request's shape is wrong."""
+
+    slug, title, status = "invalid-body", "The request does not have the right shape", 422
+    advice = "Correct the fields named in errors."
+
+
+class KeyReused(Problem):
+    """This Idempotency-Key belongs to another body."""
+
+    slug, title, status = "idempotency-key-reused", "This key belongs to another request", 422
+    advice = "Use a new Idempotency-Key for a new request."
+
+
+class Overloaded(Problem):
+    """A queue is full."""
+
+    slug, title, status = "overloaded", "Too many requests are waiting", 429
+    advice = "Send it again after the seconds named in Retry-After."
+
+
+class InternalError(Problem):
+    """A bug."""
+
+    slug, title, status = "internal-error", "Something went wrong here", 500
+    advice = "The log has the details under the X-Request-ID of this answer."
+
+
+class ModelNotReady(Problem):
+    """No model can answer yet."""
+
+    slug, title, status = "model-not-ready", "No model can answer yet", 503
+    advice = "Send it again later; GET /health/ready shows the progress."
+
+
+class MemoryUnavailable(Problem):
+    """Redis does not answer."""
+
+    slug, title, status = "memory-unavailable", "The memory cannot be reached", 503
+    advice = "Redis does not answer: check that it runs and that REDIS_URL is right, then send it again."
+
+
+class DeadlineExceeded(Problem):
+    """Not done in time; the work was stopped."""
+
+    slug, title, status = "deadline-exceeded", "It took too long", 504
+    advice = "Nothing was stored and the work was stopped. Send it again, or send something shorter."
+
+
+class _Framework(Problem):
+    """An HTTP error of the framework that has no class of its own here."""
+
+    slug, title, status = "http-error", "The request cannot be answered", 400
+
+
+_BY_STATUS: dict[int, type[Problem]] = {p.status: p for p in (NotFound, MethodNotAllowed, ContentTooLarge)}
+
+
+def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route: each status these problems have, with an example of each."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for problem in problems:
+        entry = documented.setdefault(problem.status, {"model": ProblemDetails, "description": problem.title})
+        content = entry.setdefault("content", {}).setdefault(MEDIA_TYPE, {"examples": {}})
+        content["examples"][problem.slug] = {
+            "summary": problem.title,
+            "value": problem().details().model_dump(exclude_none=True),
+        }
+    return documented
+
+
+def _pointer(location: Sequence[int | str]) -> str:
+    """('body', 'turns', 0) is /turns/0; ('query', 'limit') is limit."""
+    where, *path = location
+    if where != "body":
+        return str(path[0]) if path else str(where)
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def from_validation(error: RequestValidationError) -> Problem:
+    """What pydantic found, without echoing what the caller wrote."""
+    faults = error.errors()
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        return MalformedBody()
+    errors = [
+        FieldError(pointer=_pointer(f["loc"]), detail=f["msg"].removeprefix("Value error, ")) for f in faults
+    ]
+    if any(fault["type"] == "string_too_long" for fault in faults):
+        return ContentTooLarge(errors=errors)
+    return InvalidBody(errors=errors)
+
+
+def from_http(error: HTTPException) -> Problem:
+    """The framework's own errors in this house's form."""
+    headers = dict(error.headers or {})
+    if error.status_code == 400:
+        return MalformedBody(headers=headers)
+    if known := _BY_STATUS.get(error.status_code):
+        return known(headers=headers)
+    problem = _Framework(error.detail, headers=headers)
+    problem.status = error.status_code  # type: ignore[misc]  # the one class whose status is not fixed
+    return problem
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of this app a problem."""
+
+    @app.exception_handler(Problem)
+    async def _problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)  # noqa: S101  # narrows the type; the framework calls it for nothing else
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return from_validation(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        return from_http(error).response()
+
+    @app.exception_handler(Exception)
+    async def _bug(_: Request, error: Exception) -> Response:
+        logger.error("unhandled error", exc_info=error)
+        return InternalError().response()

@@ -1,0 +1,110 @@
+"""Settings are environment variables, checked at start.
+
+Each field's description and first example are also what a person reads when the value is wrong, so a
+setting without them is refused by a test.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Base of every part's settings."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """The environment variable of a field: its alias, or the prefix and the name."""
+        alias = cls.model_fields[field].validation_alias
+        return str(alias or f"{cls.model_config['env_prefix']}{field}").upper()
+
+    @classmethod
+    def variables(cls) -> dict[str, str]:
+        """Environment variable to field name."""
+        return {cls.variable(field): field for field in cls.model_fields}
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class SettingsFault(Exception):
+    """A wrong environment variable; the message is one line that says which, what is wrong, what to write."""
+
+
+def load(kind: type[S]) -> S:
+    """Read and check the environment. Raises SettingsFault."""
+    variables = kind.variables()
+    prefix = str(kind.model_config["env_prefix"]).upper()
+    for name in os.environ:
+        if prefix and name.startswith(prefix) and name not in variables:
+            near = difflib.get_close_matches(name, variables, n=1, cutoff=0)[0]
+            raise SettingsFault(f"{name} is not a setting. Did you mean {near}?")
+    try:
+        return kind()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        given = str(fault["loc"][0])
+        field = variables.get(given.upper(), given)
+        info, variable = kind.model_fields[field], kind.variable(field)
+        wrong = fault["msg"].removeprefix("Value error, ")
+        example = (info.examples or [info.default])[0]
+        raise SettingsFault(
+            f"{variable}={os.environ.get(variable, '')!r} is wrong: {wrong}. "
+            f"Write {info.description} For example {variable}={example}"
+        ) from None
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def _model_name(value: str) -> str:
+    """A folder that exists, as an absolute path, or a hub id, or nothing."""
+    if not value:
+        return value
+    folder = Path(value).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
+        raise ValueError("it is neither a folder that exists nor a hub id")
+    return value
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+"""A Hugging Face hub id, or a folder that holds a model; a relative folder is resolved at once."""
+
+
+class ServiceSettings(Settings):
+    """What every service can be told."""
+
+    service: ClassVar[str]
+
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on.")
+    port: Port = Field(description="the TCP port to listen on, 1 to 65535.")
+    api_key: Annotated[str | None, AfterValidator(lambda key: key or None)] = Field(
+        default=None,
+        validation_alias="API_KEY",
+        description="a long secret; every call but /health/* then needs it as bearer token.",
+        examples=["a-long-random-secret"],
+    )
+    log_format: str = Field(
+        default="json",
+        pattern="^(json|text)$",
+        validation_alias="LOG_FORMAT",
+        description="json (one object a line) or text (for people).",
+        examples=["json"],
+    )
+
+    def limits(self) -> dict[str, Any]:
+        """What GET /info says of the bounds a caller meets."""
+        return {}

@@ -1,0 +1,120 @@
+"""What is seen from outside: one log line and one metric per request, tied together by a request id."""
+
+import datetime
+import json
+import logging
+import re
+import sys
+import time
+import uuid
+from contextvars import ContextVar
+
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID_HEADER = "X-Request-ID"
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_QUIET_PATHS = ("/health/", "/metrics")
+
+REQUESTS = Counter("http_requests_total", "Requests answered.", ("service", "method", "route", "status"))
+LATENCY = Histogram(
+    "http_request_duration_seconds", "Time from the request's head to the answer's end.", ("service", "route")
+)
+INFERENCE = Histogram(
+    "model_inference_seconds", "Time the model computed for one request.", ("service", "model")
+)
+
+logger = logging.getLogger(__name__)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, request id, and the record's `fields`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        line = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(
+                "T", "milliseconds"
+            ),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": request_id.get(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps({k: v for k, v in line.items() if v is not None}, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people at a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        clock = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
+        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()} {fields}".rstrip()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure_logging(style: str) -> None:
+    """Send every log record to stderr, as "json" or "text"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for chatty in ("httpx", "httpx2", "transformers", "huggingface_hub", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    # uvicorn's own start and stop lines go the same way as everything else.
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class RequestTelemetry:
+    """ASGI middleware: takes or makes the X-Request-ID, returns it, logs and counts the request."""
+
+    def __init__(self, app: ASGIApp, service: str) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        this_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id.set(this_id)
+        status, began = 500, time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = this_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's template, never the path itself: paths would make the number of series unbounded.
+        route = getattr(scope.get("route"), "path", "none")
+        REQUESTS.labels(self.service, scope["method"], route, status).inc()
+        LATENCY.labels(self.service, route).observe(seconds)
+        if not scope["path"].startswith(_QUIET_PATHS):
+            fields = {
+                "service": self.service,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 1),
+            }
+            logger.info("request", extra={"fields": fields})
