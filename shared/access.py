@@ -2,8 +2,9 @@
 
 import hmac
 
+from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.problems import ContentTooLarge, Unauthorized
 
@@ -11,22 +12,32 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class BodyLimit:
-    """Refuses a declared Content-Length of more than MAX_BODY_BYTES before anything is read.
-
-    A chunked body declares none: FastAPI's own `max_body_size` stops that one on the way.
-    """
+    """Refuses a body of more than MAX_BODY_BYTES: by its Content-Length at once, else when it gets there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] == "http":
-            declared = Headers(scope=scope).get("content-length", "0")
-            if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
-                await ContentTooLarge().response()(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+            await ContentTooLarge().response()(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BODY_BYTES:
+                # Of the framework's own kind, because it turns other errors while reading into a 400.
+                raise HTTPException(413)
+            return message
+
+        await self.app(scope, counted, send)
 
 
 class BearerKey:

@@ -97,7 +97,7 @@ def _download(
         ) from error
 
 
-def _progress(name: str, on_bytes: OnBytes, stop: threading.Event) -> type[tqdm[Any]]:
+def _progress(name: str, on_bytes: OnBytes, stop: threading.Event) -> "type[tqdm[Any]]":
     """A silent progress bar that reports the bytes fetched and ends the download when nobody wants it."""
 
     class Progress(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs only

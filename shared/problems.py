@@ -13,13 +13,13 @@
      ├─ Overloaded           429  a queue is full
      ├─ InternalError        500  a bug
      ├─ ModelNotReady        503  no model can answer yet
+     ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
 A type URI is stable: programs may compare it.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -31,10 +31,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-logger = logging.getLogger(__name__)
-
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
+
+FORM_TAG = "form:"
+"""Begins the tag of each shape a body may have: pydantic puts it into locations, callers never sent it."""
 
 
 class FieldError(BaseModel):
@@ -183,6 +184,13 @@ class ModelNotReady(Problem):
     advice = "Send it again later; GET /health/ready shows the progress."
 
 
+class EmptyReply(Problem):
+    """The model found no words."""
+
+    slug, title, status = "empty-reply", "The model has nothing to say to that", 503
+    advice = "Nothing was stored. Send it again, or say it in other words."
+
+
 class MemoryUnavailable(Problem):
     """Redis does not answer."""
 
@@ -221,7 +229,7 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
 
 def _pointer(location: Sequence[int | str]) -> str:
     """('body', 'turns', 0) is /turns/0; ('query', 'limit') is limit."""
-    where, *path = location
+    where, *path = (part for part in location if not str(part).startswith(FORM_TAG))
     if where != "body":
         return str(path[0]) if path else str(where)
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
@@ -269,8 +277,3 @@ def install(app: FastAPI) -> None:
     async def _http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
         return from_http(error).response()
-
-    @app.exception_handler(Exception)
-    async def _bug(_: Request, error: Exception) -> Response:
-        logger.error("unhandled error", exc_info=error)
-        return InternalError().response()

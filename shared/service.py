@@ -27,7 +27,6 @@ def create_app(configured: ServiceSettings, description: str, **options: Any) ->
         title=f"Parley {configured.service} service",
         description=description,
         version=version("parley"),
-        max_body_size=MAX_BODY_BYTES,
         **options,
     )
     problems.install(app)

@@ -13,6 +13,8 @@ from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.problems import InternalError
+
 REQUEST_ID_HEADER = "X-Request-ID"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -76,7 +78,10 @@ def configure_logging(style: str) -> None:
 
 
 class RequestTelemetry:
-    """ASGI middleware: takes or makes the X-Request-ID, returns it, logs and counts the request."""
+    """ASGI middleware: takes or makes the X-Request-ID, returns it, logs and counts the request.
+
+    A bug ends here too, as a problem that still carries the id.
+    """
 
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
@@ -90,7 +95,7 @@ class RequestTelemetry:
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         this_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(this_id)
-        status, began = 500, time.perf_counter()
+        status, began = 0, time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -101,6 +106,11 @@ class RequestTelemetry:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            logger.error("unhandled error", exc_info=error)
+            if status:  # the answer has begun: breaking it off is the only way left to say that it failed
+                raise
+            await InternalError().response()(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - began)
 

@@ -1,0 +1,1 @@
+"""The conversation: talks, remembers, forgets, and keeps what people think of its replies."""

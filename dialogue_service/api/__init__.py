@@ -1,0 +1,1 @@
+"""The dialogue service's routes, one file for each part of the wire."""

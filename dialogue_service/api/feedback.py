@@ -1,0 +1,54 @@
+"""POST /feedback, GET and DELETE /feedback/{exchange_id}, GET /feedback/export."""
+
+from collections.abc import AsyncIterable
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from dialogue_service.api.state import BODY_PROBLEMS, COMMON_PROBLEMS, AnsweringMemoryDep, FeedbackDep
+from dialogue_service.contracts import (
+    ExchangeFeedback,
+    ExchangeId,
+    Feedback,
+    FeedbackExport,
+    FeedbackRequest,
+)
+from shared.problems import InvalidBody, NotFound, responses
+
+router = APIRouter(prefix="/feedback", tags=["feedback"])
+
+
+@router.post(
+    "",
+    summary="Say what you think of a reply",
+    responses=responses(*BODY_PROBLEMS, *COMMON_PROBLEMS, NotFound),
+)
+async def vote(body: Annotated[FeedbackRequest, Body()], store: FeedbackDep) -> Feedback:
+    """On an exchange by its id (a second vote replaces the first), or on any input and response."""
+    return await (store.put(body) if isinstance(body, ExchangeFeedback) else store.put_free(body))
+
+
+@router.get("/export", summary="All votes with what they are about", responses=responses(*COMMON_PROBLEMS))
+async def export(store: FeedbackDep, _: AnsweringMemoryDep) -> AsyncIterable[FeedbackExport]:
+    """JSON Lines, as `python -m dialogue_service.training --data` reads them."""
+    async for line in store.export():
+        yield line
+
+
+@router.get(
+    "/{exchange_id}", summary="One vote", responses=responses(*COMMON_PROBLEMS, NotFound, InvalidBody)
+)
+async def show(exchange_id: ExchangeId, store: FeedbackDep) -> Feedback:
+    """The vote on this exchange."""
+    return await store.get(exchange_id)
+
+
+@router.delete(
+    "/{exchange_id}",
+    summary="Take a vote back",
+    status_code=204,
+    responses=responses(*COMMON_PROBLEMS, NotFound, InvalidBody),
+)
+async def take_back(exchange_id: ExchangeId, store: FeedbackDep) -> None:
+    """The exchange itself stays."""
+    await store.delete(exchange_id)

@@ -1,0 +1,62 @@
+"""What the routes work with: made in the app's lifespan, handed to them as dependencies."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from dialogue_service.chat import Chat
+from dialogue_service.feedback import FeedbackStore
+from dialogue_service.memory import Memory
+from shared.problems import (
+    ContentTooLarge,
+    InvalidBody,
+    MalformedBody,
+    MemoryUnavailable,
+    Problem,
+    Unauthorized,
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """One for the whole service."""
+
+    chat: Chat
+    memory: Memory
+    feedback: FeedbackStore
+
+
+def _state(request: Request) -> State:
+    state: State = request.state.dialogue
+    return state
+
+
+StateDep = Annotated[State, Depends(_state)]
+
+
+def _chat(state: StateDep) -> Chat:
+    return state.chat
+
+
+def _memory(state: StateDep) -> Memory:
+    return state.memory
+
+
+def _feedback(state: StateDep) -> FeedbackStore:
+    return state.feedback
+
+
+async def _answering_memory(state: StateDep) -> Memory:
+    """For streamed answers: refuses while it still can, since a stream that has begun can only break off."""
+    await state.memory.ping()
+    return state.memory
+
+
+ChatDep = Annotated[Chat, Depends(_chat)]
+MemoryDep = Annotated[Memory, Depends(_memory)]
+FeedbackDep = Annotated[FeedbackStore, Depends(_feedback)]
+AnsweringMemoryDep = Annotated[Memory, Depends(_answering_memory)]
+
+BODY_PROBLEMS: tuple[type[Problem], ...] = (MalformedBody, ContentTooLarge, InvalidBody)
+COMMON_PROBLEMS: tuple[type[Problem], ...] = (Unauthorized, MemoryUnavailable)

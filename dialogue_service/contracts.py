@@ -1,0 +1,178 @@
+"""The JSON of the dialogue service: what callers send and get, and what Redis keeps."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from shared.contracts import Intent, Request, Text
+from shared.problems import FORM_TAG
+
+DEFAULT_CONVERSATION = "default"
+EXCHANGE_ID_PATTERN = r"^[0-9]{1,15}-[0-9]{1,15}$"
+_EXAMPLE_ID = "1795334400000-1"
+
+ConversationName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=100,
+        pattern=r"^[A-Za-z0-9._:@-]+$",
+        description="Keeps conversations apart; without it there is the one default conversation.",
+        examples=[DEFAULT_CONVERSATION],
+    ),
+]
+ExchangeId = Annotated[
+    str,
+    Field(
+        pattern=EXCHANGE_ID_PATTERN,
+        description="Unix time in ms, a dash, and the conversation's number: unique, and in order of time.",
+        examples=[_EXAMPLE_ID],
+    ),
+]
+Rating = Literal["positive", "negative"]
+
+
+class ChatRequest(Request):
+    """One message of the person who talks."""
+
+    message: Text = Field(examples=["Hi, how are you?"])
+    conversation: ConversationName = DEFAULT_CONVERSATION
+
+
+class Timings(BaseModel):
+    """Where the time of one turn went, in milliseconds."""
+
+    waiting_ms: float = Field(description="For the conversation's turn before this one.", examples=[0.1])
+    recall_ms: float = Field(description="Reading the newest exchanges from Redis.", examples=[0.8])
+    intent_ms: float = Field(description="For the intent service's answer.", examples=[11.2])
+    reply_ms: float = Field(
+        description="Making the reply, the wait for the model included.", examples=[182.5]
+    )
+
+
+class Said(BaseModel):
+    """A reply and how it came about."""
+
+    reply: str = Field(examples=["I'm doing well, thanks! How about you?"])
+    intent: Intent | None = Field(description="null: the intent service gave no answer in time.")
+    model: str = Field(
+        description='The model that made the reply; "catalog" for a fixed reply of the intent catalogue.',
+        examples=["parley-starter"],
+    )
+    degraded: list[Literal["intent"]] = Field(
+        default_factory=list, description="What the reply had to do without.", examples=[[]]
+    )
+    timings: Timings
+
+
+class Turn(Said):
+    """What Redis keeps of an exchange; the stream entry's id is the exchange's id and time."""
+
+    conversation: ConversationName
+    message: str
+
+
+class _Identified(BaseModel):
+    id: ExchangeId
+    conversation: ConversationName
+
+
+class ChatReply(Said, _Identified):
+    """The reply, once it is stored."""
+
+
+class Feedback(BaseModel):
+    """What somebody thinks of one reply."""
+
+    id: ExchangeId = Field(description="The exchange's id; a vote without an exchange gets one of its own.")
+    rating: Rating | None = Field(examples=["positive"])
+    comment: str | None = Field(default=None, examples=["Friendly and short."])
+    better_reply: str | None = Field(default=None, examples=["I'm well, thank you. And you?"])
+    correct_intent: str | None = Field(default=None, examples=["how_are_you"])
+    at: datetime
+
+
+class _Heard(_Identified):
+    message: str = Field(examples=["Hi, how are you?"])
+
+
+class Exchange(Said, _Heard):
+    """A remembered exchange."""
+
+    at: datetime = Field(description="When it was stored (UTC).")
+    feedback: Feedback | None = None
+
+
+class MemoryPage(BaseModel):
+    """A page of a conversation, newest exchange last."""
+
+    conversation: ConversationName
+    exchanges: list[Exchange]
+    next: str | None = Field(
+        description="Send it as `before` to get the page of older exchanges; null: there are none.",
+        examples=[None],
+    )
+
+
+class Forgotten(BaseModel):
+    """What was forgotten."""
+
+    forgotten: int = Field(description="Exchanges.", examples=[3])
+    feedback_forgotten: int = Field(description="Votes on them.", examples=[1])
+
+
+class ExchangeFeedback(Request):
+    """A vote on a remembered exchange; a second one replaces the first."""
+
+    exchange_id: ExchangeId
+    rating: Rating = Field(examples=["positive"])
+    comment: Text | None = Field(default=None, examples=["Friendly and short."])
+    better_reply: Text | None = Field(default=None, examples=["I'm well, thank you. And you?"])
+    correct_intent: Text | None = Field(default=None, examples=["how_are_you"])
+
+
+class FreeFeedback(Request):
+    """A vote on any input and response; `feedback` is a rating, or words that are kept as comment."""
+
+    input: Text = Field(examples=["What can you do?"])
+    response: Text = Field(examples=["I can chat with you."])
+    feedback: Text = Field(examples=["positive"])
+
+
+_EXCHANGE, _FREE = FORM_TAG + "exchange", FORM_TAG + "free"
+
+
+def _form(body: Any) -> str:
+    given = body if isinstance(body, dict) else {}
+    return _FREE if given.keys() & {"input", "response", "feedback"} else _EXCHANGE
+
+
+FeedbackRequest = Annotated[
+    Annotated[ExchangeFeedback, Tag(_EXCHANGE)] | Annotated[FreeFeedback, Tag(_FREE)],
+    Discriminator(_form),
+]
+
+
+class FeedbackExport(Feedback):
+    """One line of the feedback export, as the training command reads it: the vote and what it is about."""
+
+    turns: list[str] = Field(
+        description="What was said before, oldest first, then the message and the reply.",
+        examples=[["Hi, how are you?", "I'm doing well, thanks! How about you?"]],
+    )
+    intent: Intent | None = None
+    model: str | None = None
+
+
+class GenerateRequest(Request):
+    """A text for the bare model."""
+
+    input: Text = Field(examples=["Tell me a joke."])
+
+
+class GenerateReply(BaseModel):
+    """What the bare model says to it, without memory."""
+
+    response: str = Field(examples=["Why did the tomato blush? It saw the salad dressing."])
+    model: str = Field(examples=["parley-starter"])

@@ -1,0 +1,37 @@
+"""What lies where in Redis.
+
+parley:conversations        hash: conversation name → its number
+parley:numbers              the last number given; numbers are never used twice
+parley:conversation:<n>     stream: one entry per exchange, id `<unix ms>-<n>`, one field `turn` (JSON)
+parley:feedback:<n>         hash: exchange id → vote (JSON); n = 0 holds the votes without an exchange
+parley:idempotency:<hash>   `<hash of the body>:<exchange id>`; without the id while it is running
+
+The number makes an exchange id name its conversation. It also fences off what is forgotten: a forgotten
+conversation that begins again has a new number, so a reply made for the old one cannot be appended.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+
+CONVERSATIONS = "parley:conversations"
+NUMBERS = "parley:numbers"
+STREAM = "parley:conversation:"
+FEEDBACK = "parley:feedback:"
+IDEMPOTENCY = "parley:idempotency:"
+
+NO_CONVERSATION = "0"
+
+
+def sha256(text: str) -> str:
+    """Hash of what a caller chose, in hexadecimal: a key of known length and alphabet."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def number_of(exchange_id: str) -> str:
+    """The conversation's number in an exchange id."""
+    return exchange_id.partition("-")[2]
+
+
+def time_of(exchange_id: str) -> datetime:
+    """The time in an exchange id (UTC)."""
+    return datetime.fromtimestamp(int(exchange_id.partition("-")[0]) / 1000, UTC)

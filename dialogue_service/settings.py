@@ -1,0 +1,99 @@
+"""What the dialogue service can be told by environment variables."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field, HttpUrl, RedisDsn, TypeAdapter
+from pydantic_settings import SettingsConfigDict
+
+from shared.contracts import MAX_TEXT_CHARS
+from shared.settings import REPOSITORY, ModelName, Port, ServiceSettings
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith("unix://"):
+        TypeAdapter(RedisDsn).validate_python(value)
+    return value
+
+
+def _http_url(value: str) -> str:
+    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
+
+
+class DialogueSettings(ServiceSettings):
+    """Settings of the dialogue service."""
+
+    model_config = SettingsConfigDict(env_prefix="DIALOGUE_", validate_default=True)
+    service: ClassVar[str] = "dialogue"
+
+    port: Port = Field(default=8000, description="the TCP port to listen on, 1 to 65535.", examples=[8000])
+    model: ModelName = Field(
+        default="microsoft/DialoGPT-medium",
+        description="the model that talks: a hub id or a folder; empty: the stand-in is the model.",
+        examples=["microsoft/DialoGPT-medium"],
+    )
+    revision: str | None = Field(
+        default=None,
+        description="the branch, tag or commit of DIALOGUE_MODEL on the hub.",
+        examples=["main"],
+    )
+    standin: ModelName = Field(
+        default=str(REPOSITORY / "models" / "starter"),
+        description="the folder of the model that answers until DIALOGUE_MODEL can; empty: none.",
+        examples=["models/starter"],
+    )
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        default="redis://127.0.0.1:6379/0",
+        validation_alias="REDIS_URL",
+        description="where the memory is kept, as redis://, rediss:// or unix:// URL.",
+        examples=["redis://127.0.0.1:6379/0"],
+    )
+    intent_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        default="http://127.0.0.1:8001",
+        description="where the intent service listens.",
+        examples=["http://127.0.0.1:8001"],
+    )
+    intent_timeout: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="seconds to wait for the intent; then the reply is made without one.",
+        examples=[2.0],
+    )
+    deadline: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="seconds a reply may take, waiting included; then 504 and nothing is stored.",
+        examples=[60.0],
+    )
+    queue: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="how many turns may wait at once; one more is answered 429.",
+        examples=[32],
+    )
+    context_tokens: int = Field(
+        default=384,
+        ge=16,
+        le=100_000,
+        description="how many tokens of the conversation the model reads at most.",
+        examples=[384],
+    )
+    reply_tokens: int = Field(
+        default=48,
+        ge=4,
+        le=1024,
+        description="how many tokens a reply may have at most.",
+        examples=[48],
+    )
+
+    def limits(self) -> dict[str, Any]:
+        """The bounds a caller meets."""
+        return {
+            "max_message_chars": MAX_TEXT_CHARS,
+            "deadline_s": self.deadline,
+            "queue": self.queue,
+            "context_tokens": self.context_tokens,
+            "reply_tokens": self.reply_tokens,
+        }

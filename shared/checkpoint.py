@@ -1,0 +1,42 @@
+"""Loads a model from a folder, strictly: safetensors only, nothing missing, no foreign code, no network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from shared.hub import ModelUnavailable
+
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_model(auto_class: Any, folder: Path, harmless: str = "") -> Any:
+    """The model in `folder` in float32 and eval mode, by one of transformers' Auto classes.
+
+    Transformers fills in missing weights at random and only logs it; here that is refused, but for names
+    that contain `harmless`. Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
+    """
+    model, report = auto_class.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    missing = sorted(key for key in report["missing_keys"] if not (harmless and harmless in key))
+    if missing:
+        raise ModelUnavailable(
+            f"{folder.name} lacks weights for {auto_class.__name__} (such as {missing[0]})",
+            "Name the folder of a complete model of the right kind.",
+            lasting=True,
+        )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path, **options: Any) -> Any:
+    """The tokenizer in `folder`."""
+    return transformers.AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, **options
+    )
