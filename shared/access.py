@@ -23,7 +23,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES:
             await ContentTooLarge().response()(scope, receive, send)
             return
         received = 0

@@ -26,10 +26,12 @@ from typing import Any, ClassVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
@@ -227,6 +229,16 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     return documented
 
 
+def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with each problem's schema where its examples are; FastAPI files it as plain JSON."""
+    for operation in (op for path in document["paths"].values() for op in path.values()):
+        for response in operation["responses"].values():
+            content = response.get("content", {})
+            if MEDIA_TYPE in content:
+                content[MEDIA_TYPE] |= content.pop("application/json", {})
+    return document
+
+
 def _pointer(location: Sequence[int | str]) -> str:
     """('body', 'turns', 0) is /turns/0; ('query', 'limit') is limit."""
     where, *path = (part for part in location if not str(part).startswith(FORM_TAG))
@@ -260,8 +272,17 @@ def from_http(error: HTTPException) -> Problem:
     return problem
 
 
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """All methods of the request's path; the framework's own error names those of one route only."""
+    routes = (r for r in iter_route_contexts(app.routes) if r.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in routes for method in route.methods or ()}
+
+
 def install(app: FastAPI) -> None:
-    """Make every error of this app a problem."""
+    """Make every error of this app a problem, in its OpenAPI document too."""
+    describe = app.openapi
+    # Replacing the method is FastAPI's own way to change the document.
+    app.openapi = lambda: _as_problems(describe())  # type: ignore[method-assign]
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, error: Exception) -> Response:
@@ -274,6 +295,9 @@ def install(app: FastAPI) -> None:
         return from_validation(error).response()
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: Exception) -> Response:
+    async def _http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101
-        return from_http(error).response()
+        problem = from_http(error)
+        if isinstance(problem, MethodNotAllowed):
+            problem.headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+        return problem.response()

@@ -20,6 +20,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _QUIET_PATHS = ("/health/", "/metrics")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 REQUESTS = Counter("http_requests_total", "Requests answered.", ("service", "method", "route", "status"))
 LATENCY = Histogram(
@@ -115,14 +116,15 @@ class RequestTelemetry:
             self._record(scope, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route's template, never the path itself: paths would make the number of series unbounded.
+        # The route's template and a known method: what callers make up would make series without end.
         route = getattr(scope.get("route"), "path", "none")
-        REQUESTS.labels(self.service, scope["method"], route, status).inc()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        REQUESTS.labels(self.service, method, route, status).inc()
         LATENCY.labels(self.service, route).observe(seconds)
         if not scope["path"].startswith(_QUIET_PATHS):
             fields = {
                 "service": self.service,
-                "method": scope["method"],
+                "method": method,
                 "route": route,
                 "status": status,
                 "ms": round(seconds * 1000, 1),

@@ -1,0 +1,134 @@
+"""The dialogue service from outside: which model answers, bad input, the key."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.dialogue_service.conftest import Start, service
+from tests.servers import RedisServer, wait_until
+
+JSON = {"Content-Type": "application/json"}
+
+BAD_BODIES = {
+    "not JSON": (b"{", 400),
+    "not UTF-8": (b'{"message": "\xff"}', 400),
+    "nested too deeply": (b'{"message": ' + b"[" * 20_000 + b"]" * 20_000 + b"}", 400),
+    "no body": (b"", 422),
+    "a list": (b"[]", 422),
+    "no message": (b"{}", 422),
+    "a number": (b'{"message": 7}', 422),
+    "null": (b'{"message": null}', 422),
+    "empty": (b'{"message": ""}', 422),
+    "blank": (b'{"message": " \\n\\t "}', 422),
+    "a control character": (b'{"message": "a\\u0000b"}', 422),
+    "an escape": (b'{"message": "\\u001b[31m"}', 422),
+    "a lone surrogate": (b'{"message": "\\ud800"}', 422),
+    "an unknown field": (b'{"message": "hi", "mesage": "hi"}', 422),
+    "a bad conversation name": (b'{"message": "hi", "conversation": "../x y"}', 422),
+    "a long message": (b'{"message": "' + b"a" * 4001 + b'"}', 413),
+    "a megabyte": (b'{"message": "' + b"a" * 2**20 + b'"}', 413),
+}
+
+
+@pytest.fixture(scope="module")
+def shared_client(redis_server: RedisServer, tiny_model: Path) -> Iterator[httpx.Client]:
+    """One service for all bad bodies."""
+    with service(REDIS_URL=redis_server.url, DIALOGUE_MODEL=tiny_model) as client:
+        yield client
+
+
+@pytest.mark.parametrize("case", BAD_BODIES)
+@pytest.mark.parametrize("path", ["/chat", "/generate", "/feedback"])
+def test_bad_input_is_a_problem_and_nothing_is_stored(
+    shared_client: httpx.Client, redis_url: str, case: str, path: str
+) -> None:
+    body, status = BAD_BODIES[case]
+    if path != "/chat":
+        body = body.replace(b'"message"', b'"input"')
+    if path == "/feedback" and case in ("an unknown field", "a bad conversation name", "a long message"):
+        body = body[:-1] + b', "response": "b", "feedback": "positive"}'
+    answer = shared_client.post(path, content=body, headers=JSON)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    with Redis.from_url(redis_url) as redis:
+        assert redis.dbsize() == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer"),
+    [
+        ("/memory?limit=0", "limit"),
+        ("/memory?limit=x", "limit"),
+        ("/memory?before=yesterday", "before"),
+        ("/memory?conversation=a%20b", "conversation"),
+        ("/feedback/1", "exchange_id"),
+    ],
+)
+def test_a_bad_parameter_is_named(client: httpx.Client, path: str, pointer: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+
+
+def test_a_typed_end_of_text_is_remembered_as_typed(client: httpx.Client) -> None:
+    message = "before<|endoftext|>after"
+    client.post("/chat", json={"message": message}).raise_for_status()
+    assert client.get("/memory").json()["exchanges"][0]["message"] == message
+
+
+def test_message_texts_stay_out_of_the_log(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    reply = client.post("/chat", json={"message": "swordfish"}).json()["reply"]
+    client.post("/chat", json={"message": ["swordfish"]})
+    mine = [
+        r.getMessage() + str(r.__dict__.get("fields")) for r in caplog.records if r.name != "httpcore.http11"
+    ]
+    assert mine
+    assert not any("swordfish" in line or reply in line for line in mine)
+
+
+def test_the_page_is_served(client: httpx.Client) -> None:
+    page = client.get("/")
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "<title>Parley</title>" in page.text
+
+
+def test_with_a_key_only_health_is_open(start: Start) -> None:
+    client = start(API_KEY="sesame")
+    assert client.get("/memory").status_code == 401
+    assert client.post("/chat", json={"message": "hi"}).status_code == 401
+    answer = client.post("/chat", json={"message": "hi"}, headers={"Authorization": "Bearer sesame"})
+    assert answer.status_code == 200
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_the_stand_in_answers_while_the_hub_is_out_of_reach(
+    start: Start, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = start(DIALOGUE_STANDIN=tiny_model, DIALOGUE_MODEL="microsoft/DialoGPT-medium")
+    wait_until(lambda: client.get("/health/ready").json()["model"]["failed"])
+    body = client.get("/health/ready").raise_for_status().json()
+    assert body["model"]["serving"] == "tiny"
+    assert body["model"]["failed"]["name"] == "microsoft/DialoGPT-medium"
+    assert "cannot be reached" in body["model"]["failed"]["reason"]
+    assert "local folder" in body["model"]["failed"]["advice"]
+    assert body["model"]["failed"]["retry_in_s"] > 0
+    assert client.post("/chat", json={"message": "hi"}).json()["model"] == "tiny"
+    told = [r for r in caplog.records if r.levelname == "WARNING" and "DialoGPT-medium" in r.getMessage()]
+    assert len(told) == 1
+
+
+def test_the_main_model_takes_over_from_the_stand_in(start: Start, tiny_model: Path, tmp_path: Path) -> None:
+    main_model = shutil.copytree(tiny_model, tmp_path / "main")
+    client = start(DIALOGUE_STANDIN=tiny_model, DIALOGUE_MODEL=main_model)
+    models: list[str] = []
+    while not models or models[-1] != "main":
+        models.append(client.post("/chat", json={"message": "hi"}).raise_for_status().json()["model"])
+    assert set(models) <= {"tiny", "main"}
+    assert client.get("/info").json()["model"] == "main"
