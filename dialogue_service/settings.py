@@ -44,6 +44,7 @@ class DialogueSettings(ServiceSettings):
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         default="redis://127.0.0.1:6379/0",
         validation_alias="REDIS_URL",
+        repr=False,
         description="where the memory is kept, as redis://, rediss:// or unix:// URL.",
         examples=["redis://127.0.0.1:6379/0"],
     )

@@ -7,6 +7,7 @@ which builds tensors and refuses everything else.
 
 import json
 import logging
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -58,7 +59,7 @@ def fetch(name: str, on_bytes: OnBytes, stop: threading.Event, revision: str | N
     folder = _download(name, [*_SMALL_FILES, "*.safetensors"], on_bytes, stop, revision)
     if not _has_safetensors(folder):
         folder = _download(name, [*_SMALL_FILES, "pytorch_model*.bin"], on_bytes, stop, revision)
-        _convert(folder)
+        _convert(name, folder)
     return folder
 
 
@@ -90,9 +91,13 @@ def _download(
             f"{name} is not on this disk and the model hub cannot be reached",
             "Check the network (or HF_ENDPOINT), or name a local folder instead.",
         ) from None
-    except (HfHubHTTPError, OSError) as error:
+    except HFValidationError:
         raise ModelUnavailable(
-            f"fetching {name} failed ({type(error).__name__}: {error})".splitlines()[0],
+            f"no model can have the name {name}", "Write it as owner/model.", lasting=True
+        ) from None
+    except Exception as error:  # the hub's errors, its HTTP client's and the disk's share no narrower base
+        raise ModelUnavailable(
+            f"fetching {name} failed: {type(error).__name__}: {error}".splitlines()[0],
             "Check the network and the free disk space.",
         ) from error
 
@@ -135,8 +140,8 @@ class _Nowhere:
         """Nothing to do."""
 
 
-def _convert(folder: Path) -> None:
-    """Write the pickled weights of `folder` as safetensors beside them."""
+def _convert(name: str, folder: Path) -> None:
+    """Write the pickled weights of the model in `folder` as safetensors beside them."""
     # Heavy imports stay out of the way of everybody who never converts.
     import torch
     from safetensors.torch import save_file
@@ -150,14 +155,21 @@ def _convert(folder: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         if not (folder / file).is_file():
+            raise ModelUnavailable(f"{name} holds no weights", "Name a model with weights.", lasting=True)
+        logger.info("converting %s of %s to safetensors, once", file, name)
+        try:
+            weights |= torch.load(folder / file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # torch's message would advise to run what it has just refused
             raise ModelUnavailable(
-                f"{folder.name} holds no weights", "Name a model with weights.", lasting=True
-            )
-        logger.info("converting %s to safetensors, once", file)
-        weights |= torch.load(folder / file, map_location="cpu", weights_only=True)
+                f"{file} of {name} holds something else than plain weights",
+                "Name a model with .safetensors weights.",
+                lasting=True,
+            ) from None
+    half_written = folder / "model.safetensors.part"
     # clone: safetensors refuses tensors that share memory, as tied weights do
     save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()},
-        folder / "model.safetensors",
+        {key: tensor.detach().clone().contiguous() for key, tensor in weights.items()},
+        half_written,
         metadata={"format": "pt"},
     )
+    half_written.rename(folder / "model.safetensors")

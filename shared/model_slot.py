@@ -122,7 +122,7 @@ class ModelSlot(Generic[M]):
         self._failed = FailedModel(name=name, reason=error.reason, advice=error.advice, retry_in_s=retry_in_s)
         if not known:  # said once: the same failure at every retry would only bury other lines
             again = "" if error.lasting else " It is tried again later."
-            logger.warning("%s is not in service: %s.%s", name, error, again)
+            logger.warning("%s is not in service: %s%s", name, error, again)
 
     def _why_not(self) -> str:
         if self._failed:
@@ -138,5 +138,5 @@ def display_name(source: str) -> str:
 
 
 def _unloadable(name: str, error: Exception, setting: str) -> ModelUnavailable:
-    reason = f"{name} could not be loaded ({type(error).__name__}: {error})".splitlines()[0]
+    reason = f"{name} could not be loaded: {type(error).__name__}: {error}".splitlines()[0]
     return ModelUnavailable(reason, f"Check the folder, or name another model in {setting}.", lasting=True)

@@ -4,6 +4,7 @@ Each field's description and first example are also what a person reads when the
 setting without them is refused by a test.
 """
 
+import contextlib
 import difflib
 import os
 import re
@@ -57,11 +58,12 @@ def load(kind: type[S]) -> S:
         given = str(fault["loc"][0])
         field = variables.get(given.upper(), given)
         info, variable = kind.model_fields[field], kind.variable(field)
-        wrong = fault["msg"].removeprefix("Value error, ")
+        wrong = " ".join(fault["msg"].removeprefix("Value error, ").split())
         example = (info.examples or [info.default])[0]
+        # repr=False marks what may hold a password.
+        given = f"={os.environ.get(variable, '')!r}" if info.repr else ""
         raise SettingsFault(
-            f"{variable}={os.environ.get(variable, '')!r} is wrong: {wrong}. "
-            f"Write {info.description} For example {variable}={example}"
+            f"{variable}{given} is wrong: {wrong}. Write {info.description} For example {variable}={example}"
         ) from None
 
 
@@ -72,9 +74,11 @@ def _model_name(value: str) -> str:
     """A folder that exists, as an absolute path, or a hub id, or nothing."""
     if not value:
         return value
-    folder = Path(value).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
+    # A folder that may not be looked at, a home that nobody has, a name that is too long: no folder.
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(value).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
     if value.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(value):
         raise ValueError("it is neither a folder that exists nor a hub id")
     return value
@@ -84,6 +88,13 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 """A Hugging Face hub id, or a folder that holds a model; a relative folder is resolved at once."""
 
 
+def _api_key(key: str | None) -> str | None:
+    """What an Authorization header can carry, or nothing."""
+    if key and not re.fullmatch("[!-~]+", key):
+        raise ValueError("it may hold ASCII letters, digits and signs only, and no spaces")
+    return key or None
+
+
 class ServiceSettings(Settings):
     """What every service can be told."""
 
@@ -91,9 +102,10 @@ class ServiceSettings(Settings):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on.")
     port: Port = Field(description="the TCP port to listen on, 1 to 65535.")
-    api_key: Annotated[str | None, AfterValidator(lambda key: key or None)] = Field(
+    api_key: Annotated[str | None, AfterValidator(_api_key)] = Field(
         default=None,
         validation_alias="API_KEY",
+        repr=False,
         description="a long secret; every call but /health/* then needs it as bearer token.",
         examples=["a-long-random-secret"],
     )

@@ -30,11 +30,20 @@ class _Job(Generic[T]):
     def run(self) -> None:
         try:
             settle = partial(self._succeed, self.call(self.stop))
+        except StopIteration as error:  # the one that no future takes
+            failure = RuntimeError("the job let StopIteration escape")
+            failure.__cause__ = error
+            settle = partial(self._fail, failure)
         except BaseException as error:  # whatever it is belongs to the caller; the thread must go on
             settle = partial(self._fail, error)
         # A closed loop means that the service has ended and nobody waits any more.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(settle)
+
+    def drop(self) -> None:
+        self.stop.set()
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.future.cancel)
 
     def _succeed(self, result: T) -> None:
         if not self.future.done():
@@ -64,10 +73,13 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the running job and leave. A job that does not heed its stop event is left behind (daemon)."""
+        """Stop the running job, cancel the callers of the waiting ones, and leave.
+
+        A job that does not heed its stop event is left behind (daemon).
+        """
         with contextlib.suppress(queue.Empty):
             while waiting := self._jobs.get_nowait():
-                waiting.stop.set()
+                waiting.drop()
         if running := self._running:
             running.stop.set()
         self._jobs.put(None)

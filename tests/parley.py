@@ -1,0 +1,101 @@
+"""Parley as `make run` starts it: the launcher, its own server, both services, the starter model."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+import httpx
+import psutil
+
+from shared.settings import REPOSITORY
+from tests.servers import wait_until
+
+_READY_S = 120.0
+
+
+class Parley:
+    """One launcher and all that it starts. A context manager that leaves nothing behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._settings = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self.urls = {}
+        for service in ("dialogue", "intent"):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            self._settings[f"{service.upper()}_PORT"] = str(port)
+            self.urls[service] = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.urls["dialogue"], timeout=60, trust_env=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        self.interrupt()
+
+    def start(self) -> None:
+        """Start the launcher and wait for its banner."""
+        self._out, self.log = self._folder / "out", self._folder / "log"
+        with self._out.open("wb") as out, self.log.open("ab") as log:
+            self.launcher = subprocess.Popen(
+                [sys.executable, "-m", "launcher"],
+                cwd=REPOSITORY,
+                env=os.environ | self._settings,
+                stdout=out,
+                stderr=log,
+            )
+        wait_until(lambda: "curl -s" in self.banner or self.launcher.poll() is not None, _READY_S)
+        assert self.launcher.poll() is None, self.log.read_text()
+        self.family = psutil.Process(self.launcher.pid).children(recursive=True)
+
+    @property
+    def banner(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def pasted(self) -> list[str]:
+        """The curl line of the banner, as a shell would take it apart."""
+        return shlex.split(self.banner.splitlines()[-1])
+
+    def child(self, name: str) -> psutil.Process:
+        """The process that runs `name`: "valkey", "intent_service" or "dialogue_service"."""
+        children = psutil.Process(self.launcher.pid).children(recursive=True)
+        (found,) = [process for process in children if name in " ".join(process.cmdline())]
+        return found
+
+    def kill(self, name: str) -> None:
+        """kill -9 one process, or all by the "launcher"; returns once everything answers again."""
+        if name == "launcher":
+            self.launcher.kill()
+            self.launcher.wait()
+            wait_until(self.ended)
+            self.start()
+            return
+        victim = self.child(name)
+        victim.kill()
+        wait_until(lambda: not victim.is_running())
+        wait_until(self.ready, _READY_S)
+
+    def ready(self) -> bool:
+        try:
+            return all(httpx.get(f"{url}/health/ready").status_code == 200 for url in self.urls.values())
+        except httpx.HTTPError:
+            return False
+
+    def interrupt(self) -> int:
+        """Ctrl-C; returns the exit status."""
+        if self.launcher.poll() is None:
+            self.launcher.send_signal(signal.SIGINT)
+        return self.launcher.wait(60)
+
+    def ended(self) -> bool:
+        """Whether every process that was started is gone."""
+        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.family)

@@ -1,0 +1,1 @@
+"""Generators and small programs around the services."""
