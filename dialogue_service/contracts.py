@@ -58,7 +58,7 @@ class Said(BaseModel):
     intent: Intent | None = Field(description="null: the intent service gave no answer in time.")
     model: str = Field(
         description='The model that made the reply; "catalog" for a fixed reply of the intent catalogue.',
-        examples=["parley-starter"],
+        examples=["starter"],
     )
     degraded: list[Literal["intent"]] = Field(
         default_factory=list, description="What the reply had to do without.", examples=[[]]
@@ -175,4 +175,4 @@ class GenerateReply(BaseModel):
     """What the bare model says to it, without memory."""
 
     response: str = Field(examples=["Why did the tomato blush? It saw the salad dressing."])
-    model: str = Field(examples=["parley-starter"])
+    model: str = Field(examples=["starter"])

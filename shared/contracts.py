@@ -97,7 +97,7 @@ class FailedModel(BaseModel):
 class SlotStatus(BaseModel):
     """What a service serves now, what is loading, and what failed."""
 
-    serving: str | None = Field(description="The model that answers now.", examples=["parley-starter"])
+    serving: str | None = Field(description="The model that answers now.", examples=["starter"])
     loading: LoadingModel | None = None
     failed: FailedModel | None = None
 
@@ -121,5 +121,5 @@ class Info(BaseModel):
 
     service: str = Field(examples=["dialogue"])
     version: str = Field(examples=["0.1.0"])
-    model: str | None = Field(examples=["parley-starter"])
+    model: str | None = Field(examples=["starter"])
     limits: dict[str, Any] = Field(examples=[{"max_text_chars": MAX_TEXT_CHARS}])

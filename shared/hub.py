@@ -78,17 +78,17 @@ def _download(
         )
     except GatedRepoError:
         raise ModelUnavailable(
-            f"{name} is gated on the hub", "Accept its terms there and set HF_TOKEN.", lasting=True
+            "it is gated on the hub", "Accept its terms there and set HF_TOKEN.", lasting=True
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError):
         raise ModelUnavailable(
-            f"the hub knows no model {name}",
+            "the hub knows no such model",
             "Check the name (owner/model) and the revision; private models need HF_TOKEN.",
             lasting=True,
         ) from None
     except LocalEntryNotFoundError:
         raise ModelUnavailable(
-            f"{name} is not on this disk and the model hub cannot be reached",
+            "it is not on this disk and the model hub cannot be reached",
             "Check the network (or HF_ENDPOINT), or name a local folder instead.",
         ) from None
     except HFValidationError:
@@ -142,20 +142,21 @@ class _Nowhere:
 
 def _convert(name: str, folder: Path) -> None:
     """Write the pickled weights of the model in `folder` as safetensors beside them."""
-    # Heavy imports stay out of the way of everybody who never converts.
-    import torch
-    from safetensors.torch import save_file
-
     index = folder / "pytorch_model.bin.index.json"
     files = (
         sorted({*json.loads(index.read_text())["weight_map"].values()})
         if index.exists()
         else ["pytorch_model.bin"]
     )
+    if not all((folder / file).is_file() for file in files):
+        raise ModelUnavailable(f"{name} holds no weights", "Name a model with weights.", lasting=True)
+
+    # Heavy imports stay out of the way of everybody who never converts.
+    import torch
+    from safetensors.torch import save_file
+
     weights: dict[str, torch.Tensor] = {}
     for file in files:
-        if not (folder / file).is_file():
-            raise ModelUnavailable(f"{name} holds no weights", "Name a model with weights.", lasting=True)
         logger.info("converting %s of %s to safetensors, once", file, name)
         try:
             weights |= torch.load(folder / file, map_location="cpu", weights_only=True)
@@ -165,11 +166,9 @@ def _convert(name: str, folder: Path) -> None:
                 "Name a model with .safetensors weights.",
                 lasting=True,
             ) from None
-    half_written = folder / "model.safetensors.part"
     # clone: safetensors refuses tensors that share memory, as tied weights do
     save_file(
         {key: tensor.detach().clone().contiguous() for key, tensor in weights.items()},
-        half_written,
+        folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    half_written.rename(folder / "model.safetensors")

@@ -81,7 +81,7 @@ class ModelSlot(Generic[M]):
             return False
         except Exception as error:  # whatever a foreign model folder may raise
             logger.warning("%s could not be loaded", name, exc_info=error)
-            self._fail(name, _unloadable(name, error, self._setting))
+            self._fail(name, _unloadable(error, self._setting))
             return False
         finally:
             self._loading = None
@@ -137,6 +137,6 @@ def display_name(source: str) -> str:
     return Path(source).name if Path(source).is_dir() else source
 
 
-def _unloadable(name: str, error: Exception, setting: str) -> ModelUnavailable:
-    reason = f"{name} could not be loaded: {type(error).__name__}: {error}".splitlines()[0]
+def _unloadable(error: Exception, setting: str) -> ModelUnavailable:
+    reason = f"it could not be loaded: {type(error).__name__}: {error}".splitlines()[0]
     return ModelUnavailable(reason, f"Check the folder, or name another model in {setting}.", lasting=True)

@@ -27,9 +27,9 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _collected() -> Iterator[None]:
-    """A client left open is reported at the test that left it, not at a later one."""
+    """A client left open is reported in the module that left it, not in a later one."""
     yield
     gc.collect()
 

@@ -1,5 +1,6 @@
 """What a person does: start it, talk, kill it, talk on, forget, stop it."""
 
+import json
 import subprocess
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 
 from tests.parley import Parley
+from tests.servers import wait_until
 
 SMALL_TALK = [
     "Hi, how are you?",
@@ -75,13 +77,12 @@ def test_a_message_about_self_harm_gets_the_fixed_reply(parley: Parley) -> None:
 
 def test_the_same_request_id_is_in_the_log_of_both_services(parley: Parley) -> None:
     parley.client.post("/chat", json={"message": "Hi"}, headers={"X-Request-ID": "trace-me"})
-    lines = [line for line in parley.log.read_text().splitlines() if '"trace-me"' in line]
-    assert {
-        service for service in ("dialogue", "intent") for line in lines if f'"service": "{service}"' in line
-    } == {
-        "dialogue",
-        "intent",
-    }
+
+    def services() -> set[str]:
+        lines = [json.loads(line) for line in parley.log.read_text().splitlines()]
+        return {line.get("service") for line in lines if line.get("request_id") == "trace-me"}
+
+    wait_until(lambda: services() == {"dialogue", "intent"})
 
 
 def test_it_listens_on_this_machine_only(parley: Parley) -> None:
