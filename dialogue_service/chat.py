@@ -11,7 +11,7 @@ from dialogue_service.generation import Generator
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import IdempotencyKey, Memory, Recalled
 from dialogue_service.turns import Turns
-from shared.contracts import Intent
+from shared.contracts import Intent, IntentAnswer
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
 from shared.telemetry import INFERENCE
@@ -76,7 +76,7 @@ class Chat:
                 conversation=request.conversation,
                 message=request.message,
                 reply=text,
-                intent=intent,
+                intent=intent and Intent.model_validate(intent.model_dump(exclude={"reply"})),
                 model=model,
                 degraded=[] if intent else ["intent"],
                 timings=Timings(
@@ -90,7 +90,7 @@ class Chat:
         return ChatReply(id=exchange_id, **turn.model_dump())
 
     async def _words(
-        self, message: str, recalled: Recalled, intent: Intent | None, clock: _Clock
+        self, message: str, recalled: Recalled, intent: IntentAnswer | None, clock: _Clock
     ) -> tuple[str, str]:
         """The reply and the name of what made it."""
         if intent is not None and intent.reply is not None:

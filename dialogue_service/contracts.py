@@ -90,7 +90,7 @@ class Feedback(BaseModel):
     comment: str | None = Field(default=None, examples=["Friendly and short."])
     better_reply: str | None = Field(default=None, examples=["I'm well, thank you. And you?"])
     correct_intent: str | None = Field(default=None, examples=["how_are_you"])
-    at: datetime
+    at: datetime = Field(description="When it was given (UTC).")
 
 
 class _Heard(_Identified):
@@ -161,8 +161,8 @@ class FeedbackExport(Feedback):
         description="What was said before, oldest first, then the message and the reply.",
         examples=[["Hi, how are you?", "I'm doing well, thanks! How about you?"]],
     )
-    intent: Intent | None = None
-    model: str | None = None
+    intent: Intent | None = Field(default=None, description="The message's intent, if it had one.")
+    model: str | None = Field(default=None, description="The model that made the reply.")
 
 
 class GenerateRequest(Request):

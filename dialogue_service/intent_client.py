@@ -6,7 +6,7 @@ import logging
 import httpx
 from pydantic import ValidationError
 
-from shared.contracts import Intent, IntentRequest
+from shared.contracts import IntentAnswer, IntentRequest
 from shared.telemetry import REQUEST_ID_HEADER, request_id
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class IntentClient:
         self._timeout_s = timeout_s
         self._silent = False
 
-    async def classify(self, text: str) -> Intent | None:
+    async def classify(self, text: str) -> IntentAnswer | None:
         """The message's intent, or None when the service is away, slow or wrong."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -30,7 +30,7 @@ class IntentClient:
                     headers={REQUEST_ID_HEADER: request_id.get() or ""},
                 )
             answer.raise_for_status()
-            intent = Intent.model_validate_json(answer.content)
+            intent = IntentAnswer.model_validate_json(answer.content)
         except (httpx.HTTPError, TimeoutError, ValidationError) as error:
             if not self._silent:  # said once per outage, not once per message
                 logger.warning(

@@ -11,11 +11,12 @@ from shared.hub import ModelUnavailable
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_model(auto_class: Any, folder: Path, harmless: str = "") -> Any:
+def load_model(auto_class: Any, folder: Path, harmless: str | None = None) -> Any:
     """The model in `folder` in float32 and eval mode, by one of transformers' Auto classes.
 
     Transformers fills in missing weights at random and only logs it; here that is refused, but for names
-    that contain `harmless`. Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
+    that begin with `harmless`. Not for two threads at once: transformers' loading is not safe for that.
+    Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
     """
     model, report = auto_class.from_pretrained(
         folder,
@@ -25,11 +26,12 @@ def load_model(auto_class: Any, folder: Path, harmless: str = "") -> Any:
         trust_remote_code=False,
         output_loading_info=True,
     )
-    missing = sorted(key for key in report["missing_keys"] if not (harmless and harmless in key))
-    if missing:
+    missing = sorted(name for name in report["missing_keys"] if not (harmless and name.startswith(harmless)))
+    wrong = [*missing, *sorted(name for name, *_ in report["mismatched_keys"])]
+    if wrong:
         raise ModelUnavailable(
-            f"{folder.name} lacks weights for {auto_class.__name__} (such as {missing[0]})",
-            "Name the folder of a complete model of the right kind.",
+            f"it lacks {len(wrong)} weights that {type(model).__name__} needs (such as {wrong[0]})",
+            "Name a complete model of the right kind, or save it again with save_pretrained().",
             lasting=True,
         )
     return model.eval()

@@ -5,7 +5,7 @@ Callers of either service see the same shapes; their examples appear in OpenAPI.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 MAX_TEXT_CHARS = 4000
 MAX_LABELS = 100
@@ -27,7 +27,8 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValid
 
 Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
 
-Score = Annotated[float, Field(ge=0.0, le=1.0)]
+Score = Annotated[float, Field(ge=0.0, le=1.0), PlainSerializer(lambda score: round(score, 4), float)]
+"""A probability; four digits of it are sent."""
 
 
 class Request(BaseModel):
@@ -69,6 +70,11 @@ class Intent(BaseModel):
     model: str = Field(
         description="The model that classified.", examples=["sentence-transformers/all-MiniLM-L6-v2"]
     )
+
+
+class IntentAnswer(Intent):
+    """What the intent service says of a message."""
+
     reply: str | None = Field(
         default=None,
         description="The catalogue's fixed reply, present only when the classifier is sure enough to use it.",

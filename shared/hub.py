@@ -51,7 +51,7 @@ def fetch(name: str, on_bytes: OnBytes, stop: threading.Event, revision: str | N
     if (folder := Path(name)).is_dir():
         if not _has_safetensors(folder):
             raise ModelUnavailable(
-                f"{folder} holds no .safetensors weights",
+                "it holds no .safetensors weights",
                 "Save the model with save_pretrained(), or name another folder.",
                 lasting=True,
             )
@@ -93,11 +93,11 @@ def _download(
         ) from None
     except HFValidationError:
         raise ModelUnavailable(
-            f"no model can have the name {name}", "Write it as owner/model.", lasting=True
+            "no model can have that name", "Write it as owner/model.", lasting=True
         ) from None
     except Exception as error:  # the hub's errors, its HTTP client's and the disk's share no narrower base
         raise ModelUnavailable(
-            f"fetching {name} failed: {type(error).__name__}: {error}".splitlines()[0],
+            f"fetching it failed: {type(error).__name__}: {error}".splitlines()[0],
             "Check the network and the free disk space.",
         ) from error
 
@@ -149,7 +149,7 @@ def _convert(name: str, folder: Path) -> None:
         else ["pytorch_model.bin"]
     )
     if not all((folder / file).is_file() for file in files):
-        raise ModelUnavailable(f"{name} holds no weights", "Name a model with weights.", lasting=True)
+        raise ModelUnavailable("it holds no weights", "Name a model with weights.", lasting=True)
 
     # Heavy imports stay out of the way of everybody who never converts.
     import torch
@@ -162,7 +162,7 @@ def _convert(name: str, folder: Path) -> None:
             weights |= torch.load(folder / file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:  # torch's message would advise to run what it has just refused
             raise ModelUnavailable(
-                f"{file} of {name} holds something else than plain weights",
+                f"its {file} holds something else than plain weights",
                 "Name a model with .safetensors weights.",
                 lasting=True,
             ) from None

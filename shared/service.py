@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from shared import problems, settings, telemetry
 from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit
 from shared.contracts import Info, Liveness, Readiness
+from shared.problems import Unauthorized
 from shared.settings import ServiceSettings, SettingsFault
 
 _SHUTDOWN_GRACE_S = 10
@@ -57,7 +58,7 @@ def _common(configured: ServiceSettings) -> APIRouter:
             response.headers["Retry-After"] = "5"
         return readiness
 
-    @router.get("/info", summary="What is running?")
+    @router.get("/info", summary="What is running?", responses=problems.responses(Unauthorized))
     async def info(request: Request) -> Info:
         readiness: Readiness = await request.state.readiness()
         return Info(
@@ -71,7 +72,10 @@ def _common(configured: ServiceSettings) -> APIRouter:
         "/metrics",
         summary="Prometheus metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+            **problems.responses(Unauthorized),
+        },
     )
     async def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,32 +1,152 @@
-"""Small real checkpoints in full format, made on the spot: config.json, model.safetensors, tokenizer files."""
+"""Small real checkpoints, complete in format and random in weight, each made from a fixed seed.
 
-from collections.abc import Iterable
+from tests import checkpoints
+checkpoints.gpt2_like(tmp_path)
+"""
+
+import json
+import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+)
 
-GPT2_BPE = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2-bpe"
-_WORDS = ["Hello, how are you?", "I'm fine, thanks! And you?", "What is your name?", "yes no maybe"]
+GPT2_VOCAB = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2-bpe"
+"""Where GPT-2's own vocabulary lies on machines that have it."""
+
+_END = "<|endoftext|>"
+_SAMPLE = [
+    "Hello! How are you today? I am fine, thank you. What is your name?",
+    "I like music and films. Do you like them too? Tell me more about yourself.",
+]
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_WORDS = ["hello", "how", "are", "you", "i", "am", "sad", "happy", "this", "example", "is", "weather", "joke"]
 
 
-def gpt2_like(folder: Path, *, words: Iterable[str] = _WORDS) -> None:
-    """DialoGPT's exact format with two small layers and random weights.
+def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB) -> Path:
+    """A tiny causal LM in DialoGPT's format: config, vocab.json, merges.txt, tokenizer_config, safetensors.
 
-    The vocabulary is GPT-2's own where the data folder is at hand, else a small one of the same kind.
+    With `vocab` (a folder of vocab.json and merges.txt) it has DialoGPT's token ids, the end of a turn
+    being 50256; where that folder is missing a small byte-level BPE is trained.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if GPT2_BPE.is_dir():
-        tokenizer = GPT2Tokenizer.from_pretrained(GPT2_BPE)
+    if vocab is not None and vocab.is_dir():
+        for name in ("vocab.json", "merges.txt"):
+            (folder / name).write_bytes((vocab / name).read_bytes())
     else:
-        trained = ByteLevelBPETokenizer()
-        trained.train_from_iterator(words, vocab_size=500, special_tokens=["<|endoftext|>"], show_progress=False)
-        trained.save_model(str(folder))
-        tokenizer = GPT2Tokenizer.from_pretrained(folder)
-    torch.manual_seed(0)
-    end = tokenizer.eos_token_id
-    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 1024}
-    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **sizes)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        _train_bpe(folder)
+    ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    _write(folder / "tokenizer_config.json", {"model_max_length": 1024})
+    config = GPT2Config(
+        vocab_size=len(ids),
+        n_positions=1024,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=ids[_END],
+        eos_token_id=ids[_END],
+    )
+    _save(folder, lambda: GPT2LMHeadModel(config))
+    # DialoGPT has none, and what is written for it would hide faults in how generation is configured.
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    return folder
+
+
+def bert_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, str] | None = None) -> Path:
+    """A tiny sentence encoder in the layout of sentence-transformers, 16 dimensions, 32 tokens at most."""
+    _bert_tokenizer(folder)
+    _save(folder, lambda: BertModel(_bert_config()))
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    _write(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds.items())
+        ],
+    )
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": False})
+    _write(folder / "config_sentence_transformers.json", {"prompts": prompts or {}})
+    modes = (
+        "cls_token",
+        "mean_tokens",
+        "max_tokens",
+        "mean_sqrt_len_tokens",
+        "weightedmean_tokens",
+        "lasttoken",
+    )
+    flags = {f"pooling_mode_{mode}": mode.removesuffix("_token") == pooling for mode in modes}
+    flags |= {f"pooling_mode_{pooling}{end}": True for end in ("", "_tokens") if f"{pooling}{end}" in modes}
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 16, **flags})
+    return folder
+
+
+def nli(folder: Path) -> Path:
+    """A tiny natural language inference model: contradiction, neutral, entailment."""
+    labels = ["contradiction", "neutral", "entailment"]
+    config = _bert_config(
+        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}
+    )
+    _bert_tokenizer(folder)
+    _save(folder, lambda: BertForSequenceClassification(config))
+    return folder
+
+
+def _bert_config(**more: Any) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(_bert_vocab()),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.5,  # wide, so that different texts get clearly different outputs
+        **more,
+    )
+
+
+def _bert_vocab() -> list[str]:
+    signs = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+    return [*_SPECIAL, *signs, *(f"##{sign}" for sign in signs), *(word for word in _WORDS if len(word) > 1)]
+
+
+def _bert_tokenizer(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    BertTokenizer(
+        vocab={token: i for i, token in enumerate(_bert_vocab())}, model_max_length=64
+    ).save_pretrained(folder)
+
+
+def _train_bpe(folder: Path) -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_SAMPLE, trainer)
+    tokenizer.model.save(str(folder))
+
+
+def _save(folder: Path, make: Callable[[], PreTrainedModel]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        make().save_pretrained(folder)
+
+
+def _write(file: Path, content: object) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1), encoding="utf-8")

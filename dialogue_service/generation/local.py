@@ -37,7 +37,7 @@ class LocalGenerator:
         self._tokenizer = load_tokenizer(folder)
         if self._tokenizer.eos_token_id is None:
             raise ModelUnavailable(
-                f"{folder.name} has no EOS token", "Set eos_token in its tokenizer_config.json.", lasting=True
+                "it has no EOS token", "Set eos_token in its tokenizer_config.json.", lasting=True
             )
         own = self._model.generation_config
         self._sampling = {key: getattr(own, key, None) or value for key, value in _SAMPLING.items()}
@@ -49,7 +49,7 @@ class LocalGenerator:
         self._window = min(context_tokens, positions - reply_tokens)
         if self._window < 1:
             raise ModelUnavailable(
-                f"{folder.name} has {positions} positions, too few for replies of {reply_tokens} tokens",
+                f"it has {positions} positions, too few for replies of {reply_tokens} tokens",
                 "Set DIALOGUE_REPLY_TOKENS lower, or name another model.",
                 lasting=True,
             )

@@ -20,7 +20,6 @@ INTENT = {
     "score": 0.9,
     "ranking": [{"label": "greeting", "score": 0.9}, {"label": "thanks", "score": 0.1}],
     "model": "m",
-    "reply": None,
 }
 
 
