@@ -1,0 +1,1 @@
+"""What a message is about: zero-shot intent classification over HTTP."""

@@ -1,0 +1,75 @@
+"""The intent service, put together."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from intent_service import api, bundled, catalog, classifiers
+from intent_service.catalog import Catalog
+from intent_service.classifiers import Classifier
+from intent_service.settings import IntentSettings
+from shared import service
+from shared.contracts import Readiness
+from shared.model_slot import ModelSlot
+from shared.problems import ModelNotReady
+from shared.worker import Worker
+
+_DESCRIPTION = "Says what a message is about, among the intents of a catalogue or among labels of your own."
+
+
+def create_app(settings: IntentSettings) -> FastAPI:
+    """The app for these settings. Raises CatalogFault."""
+    intents = catalog.load(settings.catalog)
+    app = service.create_app(settings, _DESCRIPTION, lifespan=partial(_lifespan, settings, intents))
+    app.include_router(api.router)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(settings: IntentSettings, intents: Catalog, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    with Worker("inference", settings.queue) as inference, Worker("loader", 1) as loader:
+        slot: ModelSlot[Classifier] = ModelSlot(
+            loader,
+            load=partial(_load, hypothesis=settings.hypothesis),
+            warm_up=lambda classifier: classifier.classify("Hello!", intents),
+            setting=settings.variable("model"),
+        )
+        loading = asyncio.create_task(_bring_up(slot, settings.model))
+        try:
+            yield {
+                "catalog": intents,
+                "deadline_s": settings.deadline,
+                "inference": inference,
+                "readiness": partial(_readiness, slot),
+                "slot": slot,
+            }
+        finally:
+            loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
+
+
+def _load(folder: Path, hypothesis: str) -> Classifier:
+    if folder == bundled.folder():
+        bundled.check(folder)
+    return classifiers.load(folder, hypothesis)
+
+
+async def _bring_up(slot: ModelSlot[Classifier], model: str) -> None:
+    """Load the bundled model where it is the one that is asked for, anything else by its name."""
+    if model == bundled.NAME and (folder := bundled.folder()) and await slot.put(str(folder), bundled.NAME):
+        return
+    await slot.keep_trying(model)
+
+
+async def _readiness(slot: ModelSlot[Classifier]) -> Readiness:
+    try:
+        _ = slot.served
+    except ModelNotReady as why:
+        return Readiness(status="not-ready", reasons=[why.detail], model=slot.status())
+    return Readiness(status="ready", model=slot.status())

@@ -1,0 +1,40 @@
+"""What classifies a message. The kind follows from the model: an NLI model entails, any other encodes.
+
+Importing this package imports torch, which takes seconds. It is done before the service listens and not
+in the loading thread: there it would hold up the event loop by as much as 0.3 s at a time.
+"""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from intent_service.catalog import Catalog
+from intent_service.classifiers.embedding import EmbeddingClassifier
+from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.verdict import Verdict
+
+
+class Classifier(Protocol):
+    """Ranks a catalogue's intents for a message. Not to be used by two threads at once."""
+
+    def classify(self, text: str, catalog: Catalog) -> Verdict:
+        """Classify one message."""
+        ...
+
+
+def load(folder: Path, hypothesis: str) -> Classifier:
+    """Load the model in `folder` as the kind of classifier it is fit for.
+
+    `hypothesis` is the template of NLI models. Raises ModelUnavailable.
+    """
+    if entails(folder):
+        return NliClassifier.load(folder, hypothesis)
+    return EmbeddingClassifier.load(folder)
+
+
+def entails(folder: Path) -> bool:
+    """Whether the folder holds a classifier with an entailment label."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    classifies = any("ForSequenceClassification" in name for name in config.get("architectures") or [])
+    return classifies and any(label.lower().startswith("entail") for label in config.get("label2id") or {})

@@ -1,0 +1,157 @@
+"""A sentence encoder: texts into unit vectors whose dot product is their similarity.
+
+Reads the folder layout of sentence-transformers (modules.json and what it names) and computes the same
+vectors with transformers alone; importing that library costs seconds and memory that are not needed.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from intent_service.classifiers.tokenizer import load_tokenizer
+from shared.checkpoint import load_model
+from shared.hub import ModelUnavailable
+
+_BATCH = 32
+_POOLER = "pooler."  # BERT's second output: a checkpoint may lack it, and nothing here reads it
+
+_LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model's token vectors become a sentence vector, and what goes before a text."""
+
+    transformer: str = ""  # the subfolder that holds the transformer
+    pooling: tuple[str, ...] = ("mean",)
+    max_tokens: int | None = None
+    lower_case: bool = False
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe from a model folder; without one it is mean pooling. Raises ModelUnavailable."""
+    if not (folder / "modules.json").is_file():
+        return Recipe()
+    paths: dict[str, str] = {}
+    for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
+        kind = module["type"].rpartition(".")[2]
+        # A Normalize changes nothing here: every vector is scaled to length one anyway.
+        if kind not in ("Transformer", "Pooling", "Normalize") or kind in paths:
+            raise _unsupported(f"has a module {module['type']}")
+        paths[kind] = module["path"]
+    transformer = folder / paths.get("Transformer", "")
+    limits = _read_json(transformer / "sentence_bert_config.json")
+    saved = _read_json(folder / "config_sentence_transformers.json")
+    named = saved.get("prompts") or {}
+    return Recipe(
+        transformer=paths.get("Transformer", ""),
+        pooling=_pooling(folder, paths["Pooling"]) if "Pooling" in paths else ("mean",),
+        max_tokens=limits.get("max_seq_length"),
+        lower_case=bool(limits.get("do_lower_case")),
+        query_prompt=named.get("query") or "",
+        document_prompt=named.get("document") or named.get("passage") or named.get("corpus") or "",
+    )
+
+
+def _pooling(folder: Path, path: str) -> tuple[str, ...]:
+    config = _read_json(folder / path / "config.json")
+    given = config.get("pooling_mode") or [mode for key, mode in _LEGACY_MODES.items() if config.get(key)]
+    modes = (given,) if isinstance(given, str) else tuple(given) or ("mean",)
+    if unknown := set(modes) - set(_LEGACY_MODES.values()):
+        raise _unsupported(f"pools by {', '.join(sorted(unknown))}")
+    if config.get("include_prompt") is False:
+        raise _unsupported("leaves its prompt out of the pooling")
+    return modes
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _unsupported(what: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"it {what}, which is not supported",
+        "Name an encoder made of Transformer, Pooling and Normalize, such as all-MiniLM-L6-v2.",
+        lasting=True,
+    )
+
+
+class SentenceEncoder:
+    """A loaded encoder; not to be used by two threads at once."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tokenizer.padding_side = "right"  # the pooling below counts on it
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        limits = (
+            recipe.max_tokens,
+            tokenizer.model_max_length,
+            getattr(model.config, "max_position_embeddings", 0),
+        )
+        self._max_tokens = min(limit for limit in limits if limit)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Load an encoder from a model folder. Raises ModelUnavailable."""
+        recipe = read_recipe(folder)
+        model = load_model(AutoModel, folder / recipe.transformer, harmless=_POOLER)
+        return cls(model, load_tokenizer(folder / recipe.transformer), recipe)
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the model is fed: input ids and attention mask, each of shape (texts, longest)."""
+        if self.recipe.lower_case:
+            texts = [text.lower() for text in texts]
+        fed = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        )
+        return dict(fed)
+
+    def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
+        """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
+        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        with torch.inference_mode():
+            return torch.cat([self._encode([prompt + text for text in batch]) for batch in batches])
+
+    def _encode(self, texts: Sequence[str]) -> Tensor:
+        fed = self.tokenize(texts)
+        tokens = self._model(**fed).last_hidden_state
+        pooled = torch.cat(
+            [_pool(mode, tokens, fed["attention_mask"]) for mode in self.recipe.pooling], dim=-1
+        )
+        return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def _pool(mode: str, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+    """Token vectors (texts, longest, d), padded on the right, into sentence vectors (texts, d).
+
+    The modes are those of sentence-transformers' Pooling module.
+    """
+    mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+    if mode == "cls":
+        return tokens[:, 0]
+    if mode == "max":
+        return tokens.masked_fill(mask == 0, float("-inf")).amax(dim=1)
+    if mode == "lasttoken":
+        return tokens[torch.arange(len(tokens)), attention_mask.sum(dim=1) - 1]
+    if mode == "weightedmean":
+        mask = mask * torch.arange(1, tokens.shape[1] + 1).view(1, -1, 1)
+    total, length = (tokens * mask).sum(dim=1), mask.sum(dim=1)
+    return total / (length.sqrt() if mode == "mean_sqrt_len_tokens" else length)

@@ -1,0 +1,130 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from intent_service.classifiers.encoder import SentenceEncoder, read_recipe
+from shared.hub import ModelUnavailable
+from tests import checkpoints
+
+TEXTS = ["How are you?", "I had a terrible day, and then it rained.", "ok", "word " * 400]
+MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+
+
+@pytest.fixture(scope="module")
+def encoder(minilm: Path) -> SentenceEncoder:
+    return SentenceEncoder.load(minilm)
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tiny_encoder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny encoder, to be changed."""
+    return Path(shutil.copytree(tiny_encoder, tmp_path / "m"))
+
+
+def test_vectors_have_length_one(encoder: SentenceEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (4, 384)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+
+
+def test_vectors_are_those_of_the_published_model(encoder: SentenceEncoder) -> None:
+    # What SentenceTransformer(...).encode("How are you?") begins with.
+    torch.testing.assert_close(
+        encoder.encode(TEXTS)[0, :4],
+        torch.tensor([0.007004, 0.010914, 0.087463, 0.086799]),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_a_text_has_the_same_vector_alone_and_in_any_batch(encoder: SentenceEncoder) -> None:
+    texts = TEXTS[:3]
+    many = encoder.encode([*texts, *(f"filler {i}" for i in range(40))])
+    for index, text in enumerate(texts):
+        torch.testing.assert_close(encoder.encode([text])[0], many[index], atol=1e-5, rtol=0)
+
+
+def test_long_texts_are_cut_where_the_model_says(encoder: SentenceEncoder) -> None:
+    assert encoder.tokenize(["word " * 4000])["input_ids"].shape == (1, 256)
+
+
+def test_a_prompt_goes_before_every_text(encoder: SentenceEncoder) -> None:
+    torch.testing.assert_close(encoder.encode(["b", "c"], "a "), encoder.encode(["a b", "a c"]))
+
+
+def test_the_same_as_sentence_transformers(minilm: Path, encoder: SentenceEncoder, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(minilm), device="cpu", local_files_only=True)
+    expected = torch.tensor(model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False))
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=0)
+
+    model.save(str(tmp_path / "saved"))  # in today's layout, where the package's is an older one
+    again = SentenceEncoder.load(tmp_path / "saved")
+    torch.testing.assert_close(again.encode(TEXTS), expected, atol=1e-5, rtol=0)
+
+    for mode in MODES:
+        folder = checkpoints.bert_encoder(tmp_path / mode, pooling=mode)
+        model = library.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        expected = torch.tensor(model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False))
+        ours = SentenceEncoder.load(folder)
+        assert ours.recipe.pooling == (mode,)
+        torch.testing.assert_close(ours.encode(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+def test_the_recipe_of_the_bundled_model(minilm: Path) -> None:
+    recipe = read_recipe(minilm)
+    assert (recipe.pooling, recipe.max_tokens, recipe.query_prompt) == (("mean",), 256, "")
+
+
+def test_prompts_are_read(tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "passage": "passage: "}
+    recipe = read_recipe(checkpoints.bert_encoder(tmp_path / "m", prompts=prompts))
+    assert (recipe.query_prompt, recipe.document_prompt) == ("query: ", "passage: ")
+
+
+def test_several_poolings_are_joined(folder: Path) -> None:
+    change(folder / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
+    assert read_recipe(folder).pooling == ("max", "mean")
+    assert SentenceEncoder.load(folder).encode(["hello"]).shape == (1, 32)
+
+
+def test_a_plain_encoder_pools_by_mean(folder: Path) -> None:
+    expected = SentenceEncoder.load(folder).encode(["hello you"])
+    (folder / "modules.json").unlink()
+    torch.testing.assert_close(SentenceEncoder.load(folder).encode(["hello you"]), expected)
+
+
+def test_lower_case_is_heeded(folder: Path) -> None:
+    change(folder / "sentence_bert_config.json", do_lower_case=True)
+    encoder = SentenceEncoder.load(folder)
+    torch.testing.assert_close(encoder.encode(["HELLO Éa"]), encoder.encode(["hello éa"]))
+    assert read_recipe(folder).lower_case
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "wrong"),
+    [
+        (
+            "modules.json",
+            [
+                {"path": "", "type": "sentence_transformers.models.Transformer"},
+                {"path": "2", "type": "x.y.Dense"},
+            ],
+            "has a module x.y.Dense",
+        ),
+        ("1_Pooling/config.json", {"pooling_mode": "attention"}, "pools by attention"),
+        ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "leaves its prompt out"),
+    ],
+)
+def test_what_is_not_supported_is_refused(folder: Path, file: str, content: object, wrong: str) -> None:
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelUnavailable, match=wrong) as caught:
+        SentenceEncoder.load(folder)
+    assert caught.value.lasting
