@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from intent_service import catalog
-from shared.contracts import Intent
+from shared.contracts import IntentAnswer
 from tests.intent_service.conftest import Start
 
 
@@ -23,7 +23,7 @@ def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 def test_a_message_is_classified_among_the_catalogue(client: httpx.Client) -> None:
     answer = client.post("/intent", json={"text": "Hi, how are you?"})
     assert answer.status_code == 200
-    intent = Intent.model_validate(answer.json())
+    intent = IntentAnswer.model_validate(answer.json())
     assert intent.label == intent.ranking[0].label == "how_are_you"
     assert intent.score == intent.ranking[0].score
     assert {ranked.label for ranked in intent.ranking} == {

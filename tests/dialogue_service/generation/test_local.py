@@ -87,7 +87,7 @@ def test_a_models_own_sampling_is_respected(copy: Path) -> None:
 
 def test_a_model_lacking_weights_is_refused(copy: Path) -> None:
     edit(copy / "config.json", n_layer=3)
-    with pytest.raises(ModelUnavailable, match="lacks weights"):
+    with pytest.raises(ModelUnavailable, match="it lacks"):
         generator(copy)
 
 
