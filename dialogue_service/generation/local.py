@@ -40,7 +40,8 @@ class LocalGenerator:
                 "it has no EOS token", "Set eos_token in its tokenizer_config.json.", lasting=True
             )
         own = self._model.generation_config
-        self._sampling = {key: getattr(own, key, None) or value for key, value in _SAMPLING.items()}
+        given = {key: getattr(own, key, None) for key in _SAMPLING}
+        self._sampling = _SAMPLING | {key: value for key, value in given.items() if value is not None}
         self._penalty = self._sampling.pop("repetition_penalty")
         self._reply_tokens = reply_tokens
         positions = (
@@ -75,6 +76,7 @@ class LocalGenerator:
                     min_new_tokens=2,
                     eos_token_id=self._end_ids(),
                     pad_token_id=self._tokenizer.eos_token_id,
+                    repetition_penalty=1.0,  # the processor below does that, and leaves the prompt out
                     **self._sampling,
                 ),
                 logits_processor=LogitsProcessorList(

@@ -1,0 +1,117 @@
+"""The model and tokenizer a run starts from: an existing one, or a new GPT-2 with its own vocabulary."""
+
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from shared import hub
+from shared.checkpoint import load_model, load_tokenizer
+from shared.hub import ModelUnavailable
+
+END_OF_TEXT = "<|endoftext|>"
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+
+
+class ModelError(ValueError):
+    """The model to start from, or the one just saved, cannot be used."""
+
+
+def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a folder or hub id in float32. Raises `ModelError` when weights or the EOS token are missing."""
+    try:
+        folder = hub.fetch(source, on_bytes=lambda *_: None, stop=threading.Event())
+        tokenizer = load_tokenizer(folder)
+        model = load_model(AutoModelForCausalLM, folder)
+    except (ModelUnavailable, OSError, ValueError) as error:
+        raise ModelError(f"{source}: cannot be loaded as a causal language model: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{source}: its tokenizer has no EOS token to end a turn with")
+    return model, tokenizer
+
+
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Read the file of `--from-scratch`: the `SIZES`, and optionally other settings of a `GPT2Config`."""
+    sizes = _read_object(path, known=GPT2Config().to_dict())
+    if not all(type(sizes.get(name)) is int and sizes[name] > 0 for name in SIZES):
+        raise ModelError(f"{path}: needs the positive whole numbers {', '.join(SIZES)}")
+    if sizes["n_embd"] % sizes["n_head"]:
+        raise ModelError(
+            f"{path}: n_embd ({sizes['n_embd']}) must be a multiple of n_head ({sizes['n_head']})"
+        )
+    if sizes["vocab_size"] < 257:
+        raise ModelError(
+            f"{path}: vocab_size must be at least 257, one token per byte and the end-of-text token"
+        )
+    return sizes
+
+
+def read_generation_config(path: Path | None) -> GenerationConfig | None:
+    """Read how the model should be sampled; None for no file. Raises `ModelError` for unknown settings."""
+    if path is None:
+        return None
+    return GenerationConfig.from_dict(_read_object(path, known=GenerationConfig.from_dict({}).to_dict()))
+
+
+def create(sizes: dict[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Make a GPT-2 of these sizes with random weights, and a byte-level BPE vocabulary learned from `texts`.
+
+    The vocabulary is smaller than asked for when the texts do not hold that many pairs.
+    """
+    tokenizer = _train_tokenizer(texts, sizes["vocab_size"], sizes["n_positions"])
+    end = tokenizer.eos_token_id
+    config = GPT2Config(**{**sizes, "vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end})
+    return GPT2LMHeadModel(config), tokenizer
+
+
+def check_saved(folder: Path) -> None:
+    """Raise `ModelError` unless `folder` loads as it will be served: whole and finite."""
+    try:
+        model = load_model(AutoModelForCausalLM, folder)
+    except ModelUnavailable as error:
+        raise ModelError(f"{folder}: {error}") from error
+    if infinite := [name for name, weights in model.named_parameters() if not torch.isfinite(weights).all()]:
+        raise ModelError(f"{folder}: not finite: {', '.join(infinite)}; try --save-dtype fp32")
+
+
+def _read_object(path: Path, known: Iterable[str]) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: must be a JSON object")
+    if unknown := sorted(values.keys() - set(known)):
+        raise ModelError(f"{path}: unknown settings: {', '.join(unknown)}")
+    return values
+
+
+def _train_tokenizer(texts: Iterable[str], vocab_size: int, longest: int) -> PreTrainedTokenizerBase:
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=longest
+    )

@@ -1,0 +1,117 @@
+"""Make the starter's training data: clean the public corpora, add the authored small talk, write JSON Lines.
+
+Usage: python models/recipe/prepare.py CORPORA OUTPUT. CORPORA is a folder with ms-chitchat,
+synthetic-persona-chat, self-dialogue and topical-chat, each holding train.jsonl and valid.jsonl of
+{"turns": [...]} rows; OUTPUT gets train.jsonl and valid.jsonl.
+"""
+
+import json
+import random
+import re
+import sys
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from smalltalk import SmallTalk
+
+SEED = 20261122
+AUTHORED = {"train": 50_000, "valid": 150}
+CHITCHAT_PASSES = {"train": 3, "valid": 1}  # each pass draws other replies
+WINDOWS = {  # corpus: (most words in a turn, windows to take for training, for validation)
+    "synthetic-persona-chat": (24, 6_000, 100),
+    "self-dialogue": (16, 3_500, 60),
+    "topical-chat": (20, 800, 15),
+}
+PER_TOPIC = 250  # of self-dialogue, which is mostly about films and music
+
+TYPOGRAPHY = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "´": "'", "`": "'"}
+)
+PLACEHOLDER = re.compile(r"[\[\]{}<>()*]|\buser ?[12]\b|https?:|www\.", re.IGNORECASE)
+OFFENSIVE = re.compile(
+    r"\b(?:f+u+c+k\w*|shit\w*|bitch\w*|ass|asses|asshole\w*|dick\w*|cunt\w*|penis\w*|sex\w*|porn\w*|nig+\w*|damn\w*|crap\w*"
+    r"|bastard\w*|slut\w*|whore\w*|rap(?:e|ed|ist|es)|suicid\w*|kill\w*|murder\w*|naked|nude\w*|hell|wtf|boob\w*|tit|tits"
+    r"|hitler|nazi\w*|gay|lesbian|racis\w*|terroris\w*|drug|drugs|cocaine|die|dead)\b",
+    re.IGNORECASE,
+)
+
+
+def main(corpora: Path, output: Path) -> None:
+    """Write `train.jsonl` and `valid.jsonl` into `output`, and print how many dialogues each source gave."""
+    output.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "valid"):
+        shuffle = random.Random(f"{SEED} {split}")  # noqa: S311 - seeded data, no secret
+        talk = SmallTalk(chitchat_wordings(corpora, split), seed=SEED + (split == "valid"))
+        chitchat = [pair for _ in range(CHITCHAT_PASSES[split]) for pair in talk.pairs()]
+        sources = {"ms-chitchat": chitchat, "authored": [talk.dialogue() for _ in range(AUTHORED[split])]}
+        for corpus, (words, train, valid) in WINDOWS.items():
+            rows = read(corpora / corpus / f"{split}.jsonl")
+            found = [window for row in per_topic(rows) for window in windows(row["turns"], words)]
+            sources[corpus] = shuffle.sample(found, min(len(found), train if split == "train" else valid))
+        dialogues = [turns for found in sources.values() for turns in found]
+        shuffle.shuffle(dialogues)
+        with (output / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"turns": turns}) + "\n" for turns in dialogues)
+        print(
+            split,
+            {
+                name: (len(found), sum(len(t.split()) for d in found for t in d))
+                for name, found in sources.items()
+            },
+        )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read JSON Lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def clean(text: str) -> str:
+    """Write typographic characters in ASCII, drop what has no ASCII form, and single the white space."""
+    plain = unicodedata.normalize("NFKD", text.translate(TYPOGRAPHY)).encode("ascii", "ignore").decode()
+    return re.sub(r"\s+", " ", plain).strip()
+
+
+def chitchat_wordings(corpora: Path, split: str) -> dict[str, list[str]]:
+    """Group the user lines of ms-chitchat by scenario, which its "friendly" reply names."""
+    scenarios: defaultdict[str, list[str]] = defaultdict(list)
+    for row in read(corpora / "ms-chitchat" / f"{split}.jsonl"):
+        user, bot = row["turns"]
+        if row["style"] == "friendly" and not OFFENSIVE.search(user):
+            scenarios[bot].append(clean(user))
+    return scenarios
+
+
+def per_topic(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Keep at most `PER_TOPIC` dialogues of each topic; rows without a topic all stay."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    for row in rows:
+        topic = row.get("topic")
+        if topic is None or seen[topic] < PER_TOPIC:
+            yield row
+            seen[topic] += topic is not None
+
+
+def windows(turns: Sequence[str], most_words: int, length: int = 8, stride: int = 5) -> Iterator[list[str]]:
+    """Cut a dialogue into pieces of at most `length` turns without placeholders, offence or long turns.
+
+    The odd stride makes each speaker the replying one in turn.
+    """
+    cleaned = [clean(turn) for turn in turns]
+    if any(PLACEHOLDER.search(turn) for turn in cleaned):
+        return
+    for start in range(0, len(cleaned) - 3, stride):
+        piece = cleaned[start : start + length]
+        piece = piece[: len(piece) // 2 * 2]
+        fine = all(0 < len(turn.split()) <= most_words and not OFFENSIVE.search(turn) for turn in piece)
+        if fine and len(piece) >= 4 and len(set(piece)) == len(piece):
+            yield piece
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

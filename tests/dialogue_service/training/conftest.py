@@ -1,0 +1,61 @@
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dialogue_service.training.settings import TrainingSettings
+
+PAIRS = [
+    {"input": "hello", "response": "hi there friend"},
+    {"input": "thanks", "response": "you are welcome"},
+    {"input": "bye", "response": "see you soon"},
+]
+
+WriteRows = Callable[[str, Iterable[Any]], Path]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> WriteRows:
+    """Write rows as JSON Lines; a row that is a text is written as it is."""
+
+    def write(name: str, rows: Iterable[Any]) -> Path:
+        path = tmp_path / name
+        lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_run(tmp_path: Path, write_rows: WriteRows) -> Callable[..., TrainingSettings]:
+    """Settings of a run from scratch that takes about a second; options override them."""
+    sizes = tmp_path / "tiny.json"
+    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    sizes.write_text(json.dumps(shape | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)))
+
+    def settings(name: str = "tiny", **options: Any) -> TrainingSettings:
+        data = write_rows("pairs.jsonl", PAIRS)
+        defaults: dict[str, Any] = {
+            "data": (data,),
+            "valid_data": (data,),
+            "from_scratch": sizes,
+            "output": tmp_path / name,
+            "max_steps": 8,
+            "checkpoint_every": 4,
+            "learning_rate": 5e-3,
+            "max_length": 32,
+            "tokens_per_batch": 32,
+            "seed": 7,
+        }
+        return TrainingSettings(**defaults | options)
+
+    return settings

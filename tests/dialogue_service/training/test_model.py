@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dialogue_service.training.model import (
+    ModelError,
+    check_saved,
+    create,
+    load,
+    read_generation_config,
+    read_sizes,
+)
+
+SIZES = {"vocab_size": 280, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    folder = tmp_path / "saved"
+    for part in create(SIZES, ["hello there"]):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_new_model_has_the_sizes_and_one_token_for_each_byte(saved: Path) -> None:
+    model, tokenizer = load(str(saved))
+    assert (model.config.n_layer, model.config.n_embd, model.config.n_positions) == (1, 8, 16)
+    assert model.config.vocab_size == len(tokenizer)
+    text = "caf\u00e9 \u2603 hello"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.eos_token_id == model.config.eos_token_id
+
+
+def test_missing_weights_are_refused(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    del weights["transformer.ln_f.weight"]
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"ln_f\.weight"):
+        load(str(saved))
+    with pytest.raises(ModelError, match=r"ln_f\.weight"):
+        check_saved(saved)
+
+
+def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:
+    check_saved(saved)
+    weights = load_file(saved / "model.safetensors")
+    weights["transformer.ln_f.weight"] = torch.full_like(weights["transformer.ln_f.weight"], float("inf"))
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="not finite"):
+        check_saved(saved)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load(str(tmp_path))
+
+
+def test_a_model_name_that_is_neither_folder_nor_hub_id_is_refused() -> None:
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load("no/such/folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object"),
+        ({"n_head": 3}, "multiple of n_head"),
+        ({"n_layer": 0}, "positive whole numbers"),
+        ({"n_layer": 1.5}, "positive whole numbers"),
+        ({"layers": 3}, "unknown settings: layers"),
+        ({"vocab_size": 100}, "at least 257"),
+    ],
+)
+def test_bad_sizes_are_named(tmp_path: Path, content: str | dict[str, Any], problem: str) -> None:
+    path = tmp_path / "sizes.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(SIZES | content))
+    with pytest.raises(ModelError) as caught:
+        read_sizes(path)
+    assert problem in str(caught.value)
+
+
+def test_generation_settings_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "generation.json"
+    path.write_text('{"do_sample": true, "temperature": 0.5}')
+    config = read_generation_config(path)
+    assert config is not None
+    assert config.temperature == 0.5
+    path.write_text('{"temprature": 0.5}')
+    with pytest.raises(ModelError, match="temprature"):
+        read_generation_config(path)
