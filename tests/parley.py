@@ -3,7 +3,6 @@
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import psutil
 
 from shared.settings import REPOSITORY
-from tests.servers import wait_until
+from tests.servers import all_ended, free_port, wait_until
 
 _READY_S = 120.0
 
@@ -26,9 +25,7 @@ class Parley:
         self._settings = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
         self.urls = {}
         for service in ("dialogue", "intent"):
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+            port = free_port()
             self._settings[f"{service.upper()}_PORT"] = str(port)
             self.urls[service] = f"http://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.urls["dialogue"], timeout=60, trust_env=False)
@@ -98,4 +95,4 @@ class Parley:
 
     def ended(self) -> bool:
         """Whether every process that was started is gone."""
-        return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in self.family)
+        return all_ended(self.family)

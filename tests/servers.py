@@ -1,14 +1,16 @@
 """Real servers for tests: Redis as a child process, ASGI apps under uvicorn in a thread."""
 
+import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import redis
 import uvicorn
 
@@ -92,3 +94,22 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def all_ended(processes: Iterable[psutil.Process]) -> bool:
+    """Every process is gone, or waits only for its parent to take note of that."""
+
+    def ended(process: psutil.Process) -> bool:
+        try:
+            return bool(process.status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+    return all(map(ended, processes))

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from dialogue_service.settings import DialogueSettings
 from intent_service.settings import IntentSettings
 from shared.settings import ServiceSettings
-from tests.conftest import need
+from tests.outside import need
 from tests.servers import serving
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from dialogue_service.settings import DialogueSettings
 from intent_service.settings import IntentSettings
 from shared import settings
 from tests import checkpoints
-from tests.conftest import need
+from tests.outside import need
 from tests.servers import serving, wait_until
 from tools import openapi
 

