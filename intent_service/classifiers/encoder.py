@@ -5,7 +5,8 @@ vectors with transformers alone; importing that library costs seconds and memory
 """
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
 
 _BATCH = 32
+_BATCH_CHARS = 8192  # padded: a long text among 31 short ones would make each of them as long
 _POOLER = "pooler."  # BERT's second output: a checkpoint may lack it, and nothing here reads it
 
 _LEGACY_MODES = {
@@ -92,12 +94,13 @@ def _unsupported(what: str) -> ModelUnavailable:
 
 
 class SentenceEncoder:
-    """A loaded encoder; not to be used by two threads at once."""
+    """A loaded encoder. Two threads may use it at once."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
         self.recipe = recipe
         self._model = model
         self._tokenizer = tokenizer
+        self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
         self._tokenizer.padding_side = "right"  # the pooling below counts on it
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -119,16 +122,20 @@ class SentenceEncoder:
         """What the model is fed: input ids and attention mask, each of shape (texts, longest)."""
         if self.recipe.lower_case:
             texts = [text.lower() for text in texts]
-        fed = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        )
+        with self._tokenizing:
+            fed = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            )
         return dict(fed)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
-        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         with torch.inference_mode():
-            return torch.cat([self._encode([prompt + text for text in batch]) for batch in batches])
+            vectors = torch.cat(
+                [self._encode([prompt + texts[index] for index in batch]) for batch in _cut(by_length, texts)]
+            )
+            return vectors[torch.tensor(by_length).argsort()]
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         fed = self.tokenize(texts)
@@ -137,6 +144,18 @@ class SentenceEncoder:
             [_pool(mode, tokens, fed["attention_mask"]) for mode in self.recipe.pooling], dim=-1
         )
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def _cut(by_length: Sequence[int], texts: Sequence[str]) -> Iterator[list[int]]:
+    """Batches of the texts at these places, which come shortest first."""
+    batch: list[int] = []
+    for index in by_length:
+        if len(batch) == _BATCH or (len(batch) + 1) * len(texts[index]) > _BATCH_CHARS:
+            if batch:
+                yield batch
+            batch = []
+        batch.append(index)
+    yield batch
 
 
 def _pool(mode: str, tokens: Tensor, attention_mask: Tensor) -> Tensor:
