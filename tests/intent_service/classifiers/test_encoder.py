@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def test_a_text_has_the_same_vector_alone_and_in_any_batch(encoder: SentenceEnco
     many = encoder.encode([*texts, *(f"filler {i}" for i in range(40))])
     for index, text in enumerate(texts):
         torch.testing.assert_close(encoder.encode([text])[0], many[index], atol=1e-5, rtol=0)
+
+
+def test_long_and_short_texts_come_back_in_their_order(encoder: SentenceEncoder) -> None:
+    texts = [f"{index} " + "word " * (index * 37 % 300) for index in range(70)]
+    vectors = encoder.encode(texts)
+    for index in (0, 1, 8, 35, 69):
+        torch.testing.assert_close(vectors[index], encoder.encode([texts[index]])[0], atol=1e-5, rtol=0)
+
+
+def test_two_threads_may_encode_at_once(encoder: SentenceEncoder) -> None:
+    texts = [f"{index} " + "word " * (index % 50) for index in range(64)]
+    alone = encoder.encode(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(lambda _: encoder.encode(texts), range(4)):
+            torch.testing.assert_close(vectors, alone, atol=1e-5, rtol=0)
 
 
 def test_long_texts_are_cut_where_the_model_says(encoder: SentenceEncoder) -> None:
