@@ -40,7 +40,7 @@ async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> 
     ):
         slot: ModelSlot[Classifier] = ModelSlot(
             loader,
-            load=partial(_load, hypothesis=settings.hypothesis, int8=settings.precision == "auto"),
+            load=partial(_load, hypothesis=settings.hypothesis, fast=settings.precision == "auto"),
             warm_up=lambda classifier: classifier.classify(["Hello!"], in_force.catalog),
             setting=settings.variable("model"),
         )
@@ -60,10 +60,10 @@ async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> 
                 await loading
 
 
-def _load(folder: Path, hypothesis: str, int8: bool) -> Classifier:
+def _load(folder: Path, hypothesis: str, fast: bool) -> Classifier:
     if folder == bundled.folder():
         bundled.check(folder)
-    return classifiers.load(folder, hypothesis, int8=int8)
+    return classifiers.load(folder, hypothesis, fast=fast)
 
 
 async def _bring_up(slot: ModelSlot[Classifier], model: str) -> None:

@@ -52,7 +52,7 @@ class IntentSettings(ServiceSettings):
     )
     precision: Literal["auto", "float32"] = Field(
         default="auto",
-        description="auto: an NLI model runs in int8 if that keeps its ranking; float32: it never does.",
+        description="auto: a model computes with fewer bits if that keeps its results; float32: never.",
         examples=["float32"],
     )
     queue: int = Field(

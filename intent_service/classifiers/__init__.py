@@ -30,15 +30,15 @@ class Classifier(Protocol):
         ...
 
 
-def load(folder: Path, hypothesis: str, *, int8: bool = False) -> Classifier:
+def load(folder: Path, hypothesis: str, *, fast: bool = False) -> Classifier:
     """Load the model in `folder` as the kind of classifier it is fit for.
 
-    `hypothesis` is the template of NLI models, and with `int8` they are quantized where that keeps their
-    ranking. Raises ModelUnavailable.
+    `hypothesis` is the template of NLI models, and with `fast` any model computes with fewer bits where that
+    keeps its results. Raises ModelUnavailable.
     """
     if entails(folder):
-        return NliClassifier.load(folder, hypothesis, int8=int8)
-    return EmbeddingClassifier.load(folder)
+        return NliClassifier.load(folder, hypothesis, fast=fast)
+    return EmbeddingClassifier.load(folder, fast=fast)
 
 
 def entails(folder: Path) -> bool:

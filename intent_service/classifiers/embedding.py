@@ -39,9 +39,9 @@ class EmbeddingClassifier:
         self._kept = lru_cache(maxsize=_CATALOGS_KEPT)(self._encode)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, fast: bool = False) -> Self:
         """Load a sentence encoder from a model folder. Raises ModelUnavailable."""
-        return cls(SentenceEncoder.load(folder))
+        return cls(SentenceEncoder.load(folder, fast=fast))
 
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from intent_service.catalog import Catalog
-from intent_service.classifiers import int8 as quantization
+from intent_service.classifiers import precision
 from intent_service.classifiers.tokenizer import load_tokenizer
 from intent_service.classifiers.verdict import Rule, Verdict
 from shared.checkpoint import load_model
@@ -48,15 +48,15 @@ class NliClassifier:
         self._hypotheses = lru_cache(maxsize=_CATALOGS_KEPT)(self._tokenize_hypotheses)
 
     @classmethod
-    def load(cls, folder: Path, hypothesis: str, *, int8: bool = False) -> Self:
+    def load(cls, folder: Path, hypothesis: str, *, fast: bool = False) -> Self:
         """Load an NLI model; `hypothesis` has {} where the label goes. Raises ModelUnavailable.
 
-        With `int8` its weights are quantized if that keeps the ranking of some everyday messages.
+        With `fast` its weights become int8 if that keeps the ranking of some everyday messages.
         """
         classifier = cls(
             load_model(AutoModelForSequenceClassification, folder), load_tokenizer(folder), hypothesis
         )
-        if int8 and not quantization.quantize(classifier.model, classifier.scores):
+        if fast and not precision.quantize(classifier.model, classifier.scores):
             classifier.model = load_model(AutoModelForSequenceClassification, folder)
         return classifier
 

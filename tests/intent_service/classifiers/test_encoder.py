@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from intent_service.classifiers import precision
 from intent_service.classifiers.encoder import SentenceEncoder, read_recipe
 from shared.hub import ModelUnavailable
 from tests import checkpoints
@@ -144,3 +145,20 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     with pytest.raises(ModelUnavailable, match=wrong) as caught:
         SentenceEncoder.load(folder)
     assert caught.value.lasting
+
+
+def test_fewer_bits_keep_the_vectors_or_are_not_used(minilm: Path, encoder: SentenceEncoder) -> None:
+    fast = SentenceEncoder.load(minilm, fast=True)
+    vectors = fast.encode(TEXTS)
+    assert vectors.dtype == torch.float32
+    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
+    same = bool(torch.equal(vectors, encoder.encode(TEXTS)))
+    assert same != bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def test_bits_that_are_missed_are_given_back(
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_SAME", 1.1)
+    exact = SentenceEncoder.load(minilm, fast=True)
+    torch.testing.assert_close(exact.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6, rtol=0)

@@ -6,8 +6,8 @@ import torch
 from transformers import pipeline
 
 from intent_service.catalog import Catalog
-from intent_service.classifiers.int8 import keeps_ranking
 from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.precision import keeps_ranking
 from shared.hub import ModelUnavailable
 from tests import checkpoints
 
@@ -52,7 +52,7 @@ def test_a_message_has_the_same_scores_alone_and_in_any_batch(folder: Path) -> N
 def test_eight_bits_keep_the_ranking_or_are_not_used(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "intent_service")
     exact = NliClassifier.load(folder, TEMPLATE)
-    small = NliClassifier.load(folder, TEMPLATE, int8=True)
+    small = NliClassifier.load(folder, TEMPLATE, fast=True)
     used = any("quantized" in type(module).__module__ for module in small.model.modules())
     assert used == ("is used" in caplog.text)
     assert used or "is not used" in caplog.text
