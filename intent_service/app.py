@@ -9,9 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from intent_service import api, bundled, catalog, classifiers
-from intent_service.catalog import Catalog
+from intent_service import api, bundled, classifiers
 from intent_service.classifiers import Classifier
+from intent_service.in_force import InForce
+from intent_service.inference import Inference
 from intent_service.settings import IntentSettings
 from shared import service
 from shared.contracts import Readiness
@@ -24,27 +25,32 @@ _DESCRIPTION = "Says what a message is about, among the intents of a catalogue o
 
 def create_app(settings: IntentSettings) -> FastAPI:
     """The app for these settings. Raises CatalogFault."""
-    intents = catalog.load(settings.catalog)
-    app = service.create_app(settings, _DESCRIPTION, lifespan=partial(_lifespan, settings, intents))
+    in_force = InForce(settings.catalog)
+    app = service.create_app(settings, _DESCRIPTION, lifespan=partial(_lifespan, settings, in_force))
     app.include_router(api.router)
     return app
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(settings: IntentSettings, intents: Catalog, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    with Worker("inference", settings.queue) as inference, Worker("loader", 1) as loader:
+async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    with (
+        Worker("inference", 1) as inference,
+        Worker("loader", 1) as loader,
+        Worker("preparing", 1) as preparing,  # not the loader, whose job may be a long download
+    ):
         slot: ModelSlot[Classifier] = ModelSlot(
             loader,
-            load=partial(_load, hypothesis=settings.hypothesis),
-            warm_up=lambda classifier: classifier.classify("Hello!", intents),
+            load=partial(_load, hypothesis=settings.hypothesis, fast=settings.precision == "auto"),
+            warm_up=lambda classifier: classifier.classify(["Hello!"], in_force.catalog),
             setting=settings.variable("model"),
         )
         loading = asyncio.create_task(_bring_up(slot, settings.model))
         try:
             yield {
-                "catalog": intents,
                 "deadline_s": settings.deadline,
-                "inference": inference,
+                "in_force": in_force,
+                "inference": Inference(slot, inference, settings.queue),
+                "preparing": preparing,
                 "readiness": partial(_readiness, slot),
                 "slot": slot,
             }
@@ -54,10 +60,10 @@ async def _lifespan(settings: IntentSettings, intents: Catalog, _: FastAPI) -> A
                 await loading
 
 
-def _load(folder: Path, hypothesis: str) -> Classifier:
+def _load(folder: Path, hypothesis: str, fast: bool) -> Classifier:
     if folder == bundled.folder():
         bundled.check(folder)
-    return classifiers.load(folder, hypothesis)
+    return classifiers.load(folder, hypothesis, fast=fast)
 
 
 async def _bring_up(slot: ModelSlot[Classifier], model: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from shared.contracts import Label, Text
 
@@ -42,6 +42,14 @@ class Catalog(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intents: tuple[CatalogIntent, ...] = Field(min_length=1)
+    _hash: int = PrivateAttr()
+
+    def model_post_init(self, _: Any) -> None:
+        """Hash once: every request looks something up by its catalogue."""
+        self._hash = hash(self.intents)
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def of(cls, labels: Sequence[str]) -> Self:

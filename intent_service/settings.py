@@ -1,13 +1,13 @@
 """What the intent service can be told. Imports nothing heavy: the launcher checks settings with it."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from intent_service import bundled, catalog
-from shared.contracts import MAX_LABELS, MAX_TEXT_CHARS
+from shared.contracts import MAX_LABELS, MAX_TEXT_CHARS, MAX_TEXTS
 from shared.settings import ModelName, Port, ServiceSettings
 
 
@@ -50,6 +50,11 @@ class IntentSettings(ServiceSettings):
         description="the sentence an NLI model judges, with {} where the label goes.",
         examples=["This message is about {}."],
     )
+    precision: Literal["auto", "float32"] = Field(
+        default="auto",
+        description="auto: a model computes with fewer bits if that keeps its results; float32: never.",
+        examples=["float32"],
+    )
     queue: int = Field(
         default=32,
         ge=1,
@@ -70,6 +75,7 @@ class IntentSettings(ServiceSettings):
         return {
             "max_text_chars": MAX_TEXT_CHARS,
             "max_labels": MAX_LABELS,
+            "max_texts": MAX_TEXTS,
             "queue": self.queue,
             "deadline_s": self.deadline,
         }

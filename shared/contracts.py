@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 
 MAX_TEXT_CHARS = 4000
 MAX_LABELS = 100
+MAX_TEXTS = 256
 
 _ALLOWED_CONTROLS = frozenset("\n\t\r")
 
@@ -37,15 +38,29 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Labels = Annotated[
+    Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)] | None,
+    Field(
+        description="Classify among these labels instead of the catalogue (zero-shot), for this call only.",
+        examples=[["greeting", "order_pizza", "complaint"]],
+    ),
+]
+
+
 class IntentRequest(Request):
     """One message to classify."""
 
     text: Text = Field(examples=["Hi, how are you?"])
-    labels: Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)] | None = Field(
-        default=None,
-        description="Classify among these labels instead of the catalogue (zero-shot), for this call only.",
-        examples=[["greeting", "order_pizza", "complaint"]],
+    labels: Labels = None
+
+
+class IntentBatchRequest(Request):
+    """Messages to classify, each on its own."""
+
+    texts: list[Text] = Field(
+        min_length=1, max_length=MAX_TEXTS, examples=[["Hi, how are you?", "Tell me a joke."]]
     )
+    labels: Labels = None
 
 
 class RankedLabel(BaseModel):
@@ -79,6 +94,24 @@ class IntentAnswer(Intent):
         default=None,
         description="The catalogue's fixed reply, present only when the classifier is sure enough to use it.",
         examples=[None],
+    )
+
+
+class IntentBatchAnswer(BaseModel):
+    """What the intent service says of several messages."""
+
+    results: list[IntentAnswer] = Field(
+        description="One for each text, in the order of the texts.",
+        examples=[
+            [
+                {
+                    "label": "joke",
+                    "score": 0.9,
+                    "ranking": [{"label": "joke", "score": 0.9}],
+                    "model": "my-model",
+                }
+            ]
+        ],
     )
 
 

@@ -10,6 +10,7 @@
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
      ├─ KeyReused            422  this Idempotency-Key belongs to another body
+     ├─ CatalogInvalid       422  the catalogue file has a mistake
      ├─ Overloaded           429  a queue is full
      ├─ InternalError        500  a bug
      ├─ ModelNotReady        503  no model can answer yet
@@ -163,6 +164,13 @@ class KeyReused(Problem):
 
     slug, title, status = "idempotency-key-reused", "This key belongs to another request", 422
     advice = "Use a new Idempotency-Key for a new request."
+
+
+class CatalogInvalid(Problem):
+    """The catalogue file has a mistake; the detail says where."""
+
+    slug, title, status = "catalog-invalid", "The catalogue file has a mistake", 422
+    advice = "Correct the file and send this again. The catalogue that was in force still is."
 
 
 class Overloaded(Problem):

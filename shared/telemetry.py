@@ -27,7 +27,9 @@ LATENCY = Histogram(
     "http_request_duration_seconds", "Time from the request's head to the answer's end.", ("service", "route")
 )
 INFERENCE = Histogram(
-    "model_inference_seconds", "Time the model computed for one request.", ("service", "model")
+    "model_inference_seconds",
+    "Time the model computed at a stretch: a reply, or a batch of messages.",
+    ("service", "model"),
 )
 
 logger = logging.getLogger(__name__)

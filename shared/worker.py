@@ -63,6 +63,7 @@ class Worker:
     def __init__(self, name: str, capacity: int) -> None:
         self._jobs: queue.Queue[_Job[Any] | None] = queue.Queue(maxsize=capacity)
         self._running: _Job[Any] | None = None
+        self._ended = False
         self._typical_s = 1.0  # running average of the time a job takes
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -77,6 +78,7 @@ class Worker:
 
         A job that does not heed its stop event is left behind (daemon).
         """
+        self._ended = True
         with contextlib.suppress(queue.Empty):
             while waiting := self._jobs.get_nowait():
                 waiting.drop()
@@ -95,8 +97,10 @@ class Worker:
 
         `stop` is set when nobody waits for the result any more: the call should then end soon.
         Raises Overloaded at once when the queue is full, DeadlineExceeded after `deadline_s` seconds
-        (waiting included), and whatever the call raises.
+        (waiting included), and whatever the call raises. RuntimeError: the worker has ended.
         """
+        if self._ended:
+            raise RuntimeError("the worker has ended")
         loop = asyncio.get_running_loop()
         job: _Job[T] = _Job(call, loop, loop.create_future())
         try:

@@ -6,13 +6,15 @@ checkpoints.gpt2_like(tmp_path)
 
 import json
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -20,6 +22,7 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
+    RobertaTokenizer,
 )
 
 GPT2_VOCAB = Path(__file__).resolve().parents[2] / "shared" / "data" / "gpt2-bpe"
@@ -30,6 +33,7 @@ _SAMPLE = [
     "Hello! How are you today? I am fine, thank you. What is your name?",
     "I like music and films. Do you like them too? Tell me more about yourself.",
 ]
+_FRAME = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = ["hello", "how", "are", "you", "i", "am", "sad", "happy", "this", "example", "is", "weather", "joke"]
 
@@ -45,7 +49,7 @@ def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB) -> Path:
         for name in ("vocab.json", "merges.txt"):
             (folder / name).write_bytes((vocab / name).read_bytes())
     else:
-        _train_bpe(folder)
+        _train_bpe(folder, [_END])
     ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     _write(folder / "tokenizer_config.json", {"model_max_length": 1024})
     config = GPT2Config(
@@ -91,15 +95,47 @@ def bert_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, str]
     return folder
 
 
-def nli(folder: Path) -> Path:
-    """A tiny natural language inference model: contradiction, neutral, entailment."""
-    labels = ["contradiction", "neutral", "entailment"]
-    config = _bert_config(
-        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}
-    )
+def nli(folder: Path, labels: Sequence[str] = ("contradiction", "neutral", "entailment")) -> Path:
+    """A tiny natural language inference model."""
+    config = _bert_config(**_classes(labels))
     _bert_tokenizer(folder)
     _save(folder, lambda: BertForSequenceClassification(config))
     return folder
+
+
+def bart_nli(folder: Path, labels: Sequence[str] = ("contradiction", "neutral", "entailment")) -> Path:
+    """The same in the form of bart-large-mnli: an encoder and a decoder, byte-level BPE, no token types."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _train_bpe(folder, _FRAME)
+    ids = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    RobertaTokenizer(
+        vocab=ids, merges=[tuple(merge.split(" ")) for merge in merges], model_max_length=64
+    ).save_pretrained(folder)
+    config = BartConfig(
+        vocab_size=len(ids),
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+        init_std=0.5,
+        bos_token_id=ids["<s>"],
+        pad_token_id=ids["<pad>"],
+        eos_token_id=ids["</s>"],
+        decoder_start_token_id=ids["</s>"],
+        forced_eos_token_id=ids["</s>"],
+        **_classes(labels),
+    )
+    _save(folder, lambda: BartForSequenceClassification(config))
+    return folder
+
+
+def _classes(labels: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
 def _bert_config(**more: Any) -> BertConfig:
@@ -127,13 +163,13 @@ def _bert_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _train_bpe(folder: Path) -> None:
+def _train_bpe(folder: Path, special: Sequence[str]) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=[_END],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -1,10 +1,11 @@
-"""What classifies a message. The kind follows from the model: an NLI model entails, any other encodes.
+"""What classifies messages. The kind follows from the model: an NLI model entails, any other encodes.
 
 Importing this package imports torch, which takes seconds. It is done before the service listens and not
 in the loading thread: there it would hold up the event loop by as much as 0.3 s at a time.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,21 +16,29 @@ from intent_service.classifiers.verdict import Verdict
 
 
 class Classifier(Protocol):
-    """Ranks a catalogue's intents for a message. Not to be used by two threads at once."""
+    """Ranks a catalogue's intents for messages.
 
-    def classify(self, text: str, catalog: Catalog) -> Verdict:
-        """Classify one message."""
+    `classify` is not for two threads at once; `prepare` may run in another thread beside it.
+    """
+
+    def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
+        """Classify messages, at least one, together; one verdict each, in their order."""
+        ...
+
+    def prepare(self, catalog: Catalog) -> None:
+        """Do beforehand what the first `classify` with this catalogue would do once."""
         ...
 
 
-def load(folder: Path, hypothesis: str) -> Classifier:
+def load(folder: Path, hypothesis: str, *, fast: bool = False) -> Classifier:
     """Load the model in `folder` as the kind of classifier it is fit for.
 
-    `hypothesis` is the template of NLI models. Raises ModelUnavailable.
+    `hypothesis` is the template of NLI models, and with `fast` any model computes with fewer bits where that
+    keeps its results. Raises ModelUnavailable.
     """
     if entails(folder):
-        return NliClassifier.load(folder, hypothesis)
-    return EmbeddingClassifier.load(folder)
+        return NliClassifier.load(folder, hypothesis, fast=fast)
+    return EmbeddingClassifier.load(folder, fast=fast)
 
 
 def entails(folder: Path) -> bool:

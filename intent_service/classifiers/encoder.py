@@ -5,7 +5,8 @@ vectors with transformers alone; importing that library costs seconds and memory
 """
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from intent_service.classifiers import precision
 from intent_service.classifiers.tokenizer import load_tokenizer
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
 
 _BATCH = 32
+_BATCH_CHARS = 8192  # padded: a long text among 31 short ones would make each of them as long
 _POOLER = "pooler."  # BERT's second output: a checkpoint may lack it, and nothing here reads it
 
 _LEGACY_MODES = {
@@ -92,12 +95,14 @@ def _unsupported(what: str) -> ModelUnavailable:
 
 
 class SentenceEncoder:
-    """A loaded encoder; not to be used by two threads at once."""
+    """A loaded encoder. Two threads may use it at once."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
         self.recipe = recipe
         self._model = model
         self._tokenizer = tokenizer
+        self._bfloat16 = False
+        self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
         self._tokenizer.padding_side = "right"  # the pooling below counts on it
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -109,34 +114,64 @@ class SentenceEncoder:
         self._max_tokens = min(limit for limit in limits if limit)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Load an encoder from a model folder. Raises ModelUnavailable."""
+    def load(cls, folder: Path, *, fast: bool = False) -> Self:
+        """Load an encoder from a model folder; with `fast` in bfloat16 where that keeps its vectors.
+
+        Raises ModelUnavailable.
+        """
         recipe = read_recipe(folder)
-        model = load_model(AutoModel, folder / recipe.transformer, harmless=_POOLER)
-        return cls(model, load_tokenizer(folder / recipe.transformer), recipe)
+        transformer = folder / recipe.transformer
+        encoder = cls(
+            load_model(AutoModel, transformer, harmless=_POOLER), load_tokenizer(transformer), recipe
+        )
+        return cls.load(folder) if fast and not encoder._halve() else encoder
+
+    def _halve(self) -> bool:
+        """Go over to bfloat16; False when the vectors are others then, and the encoder is spoilt."""
+        before = self.encode(precision.MESSAGES)
+        self._bfloat16 = precision.bfloat16(self._model)
+        return not self._bfloat16 or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the model is fed: input ids and attention mask, each of shape (texts, longest)."""
         if self.recipe.lower_case:
             texts = [text.lower() for text in texts]
-        fed = self._tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        )
+        with self._tokenizing:
+            fed = self._tokenizer(
+                list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            )
         return dict(fed)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
-        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         with torch.inference_mode():
-            return torch.cat([self._encode([prompt + text for text in batch]) for batch in batches])
+            vectors = torch.cat(
+                [self._encode([prompt + texts[index] for index in batch]) for batch in _cut(by_length, texts)]
+            )
+            return vectors[torch.tensor(by_length).argsort()]
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         fed = self.tokenize(texts)
-        tokens = self._model(**fed).last_hidden_state
+        # Without it, layers in bfloat16 would not take what those in float32 give.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            tokens = self._model(**fed).last_hidden_state.float()
         pooled = torch.cat(
             [_pool(mode, tokens, fed["attention_mask"]) for mode in self.recipe.pooling], dim=-1
         )
         return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def _cut(by_length: Sequence[int], texts: Sequence[str]) -> Iterator[list[int]]:
+    """Batches of the texts at these places, which come shortest first."""
+    batch: list[int] = []
+    for index in by_length:
+        if len(batch) == _BATCH or (len(batch) + 1) * len(texts[index]) > _BATCH_CHARS:
+            if batch:
+                yield batch
+            batch = []
+        batch.append(index)
+    yield batch
 
 
 def _pool(mode: str, tokens: Tensor, attention_mask: Tensor) -> Tensor:

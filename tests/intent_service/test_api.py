@@ -1,5 +1,6 @@
 """The service's own routes over real HTTP, with the bundled model."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ import httpx
 import pytest
 
 from intent_service import catalog
-from shared.contracts import IntentAnswer
+from shared.contracts import IntentAnswer, IntentBatchAnswer
 from tests.intent_service.conftest import Start
+from tests.servers import wait_until
 
 
 def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
@@ -148,8 +150,94 @@ def test_the_time_of_inference_is_measured(client: httpx.Client) -> None:
     assert f'model_inference_seconds_count{{model="{name}",service="intent"}}' in client.get("/metrics").text
 
 
-def test_every_error_is_documented(client: httpx.Client) -> None:
-    documented = client.get("/openapi.json").json()["paths"]["/intent"]["post"]["responses"]
+TEXTS = ["Hi, how are you?", "tell me a joke", "define photosynthesis", "Hi, how are you?"]
+
+
+def test_many_messages_get_what_each_would_get_alone(client: httpx.Client) -> None:
+    alone = [client.post("/intent", json={"text": text}).json() for text in TEXTS]
+    together = client.post("/intents/batch", json={"texts": TEXTS})
+    assert together.status_code == 200
+    results = IntentBatchAnswer.model_validate(together.json()).results
+    assert [r.label for r in results] == ["how_are_you", "joke", "unknown", "how_are_you"]
+    assert together.json() == {"results": alone}
+
+
+def test_labels_hold_for_every_message_of_a_batch(client: httpx.Client) -> None:
+    body = {"texts": ["I want to order a pizza", "hello"], "labels": ["greeting", "order_pizza"]}
+    results = client.post("/intents/batch", json=body).json()["results"]
+    assert [result["label"] for result in results] == ["order_pizza", "greeting"]
+
+
+def test_a_batch_may_have_256_messages_and_no_more(start: Start, tiny_encoder: Path) -> None:
+    client = start(INTENT_MODEL=tiny_encoder)
+    assert client.get("/info").json()["limits"]["max_texts"] == 256
+    texts = [f"hello {number}" for number in range(257)]
+    assert len(client.post("/intents/batch", json={"texts": texts[:256]}).json()["results"]) == 256
+    answer = client.post("/intents/batch", json={"texts": texts})
+    assert [e["pointer"] for e in problem(answer, 422, "invalid-body")["errors"]] == ["/texts"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/texts"),
+        ({"texts": []}, "/texts"),
+        ({"texts": "hello"}, "/texts"),
+        ({"texts": ["a", " "]}, "/texts/1"),
+        ({"texts": ["a", "b\0"]}, "/texts/1"),
+        ({"texts": ["a"], "text": "a"}, "/text"),
+        ({"texts": ["a"], "labels": ["b", "unknown"]}, "/labels/1"),
+    ],
+)
+def test_a_batch_of_a_wrong_shape_is_refused(client: httpx.Client, body: object, pointer: str) -> None:
+    answer = client.post("/intents/batch", json=body)
+    assert pointer in [error["pointer"] for error in problem(answer, 422, "invalid-body")["errors"]]
+
+
+def test_a_text_of_a_batch_may_be_too_long(client: httpx.Client) -> None:
+    answer = client.post("/intents/batch", json={"texts": ["a", "x" * 4001]})
+    assert problem(answer, 413, "content-too-large")["errors"][0]["pointer"] == "/texts/1"
+
+
+def _passes(client: httpx.Client) -> float:
+    """How often this process has run the client's model."""
+    model = client.get("/info").json()["model"]
+    found = re.search(
+        rf'^model_inference_seconds_count{{model="{model}",service="intent"}} (\S+)$',
+        client.get("/metrics").text,
+        re.MULTILINE,
+    )
+    return float(found[1]) if found else 0.0
+
+
+def test_concurrent_callers_share_passes(start: Start, tiny_encoder: Path) -> None:
+    client = start(INTENT_MODEL=tiny_encoder, INTENT_QUEUE=1000)
+    before = _passes(client)
+    texts = [[f"{caller} asks {number}" for number in range(100)] for caller in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda t: client.post("/intents/batch", json={"texts": t}), texts))
+    assert all(answer.status_code == 200 for answer in answers)
+    passes = _passes(client) - before
+    assert 800 / 32 <= passes < 800 / 8
+
+    client.post("/intents/batch", json={"texts": texts[0]})
+    assert _passes(client) - before == passes, "what was asked before was computed again"
+
+
+def test_who_hangs_up_is_not_computed_for_any_more(client: httpx.Client) -> None:
+    texts = [f"{number} " + "a rather long story of everything " * 6 for number in range(256)]
+    before = _passes(client)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(client.base_url.join("/intents/batch"), json={"texts": texts}, timeout=0.2)
+    left = 'route="/intents/batch",service="intent",status="499"'
+    wait_until(lambda: left in client.get("/metrics").text)
+    assert client.post("/intent", json={"text": "and who comes next?"}).status_code == 200
+    assert _passes(client) - before < 256 / 32
+
+
+@pytest.mark.parametrize("path", ["/intent", "/intents/batch"])
+def test_every_error_is_documented(client: httpx.Client, path: str) -> None:
+    documented = client.get("/openapi.json").json()["paths"][path]["post"]["responses"]
     assert set(documented) == {"200", "400", "401", "413", "422", "429", "503", "504"}
     assert all(
         "application/problem+json" in documented[status]["content"] for status in set(documented) - {"200"}

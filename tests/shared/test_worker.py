@@ -169,3 +169,10 @@ async def test_leaving_waits_only_so_long_for_a_job_that_does_not_stop() -> None
     busy.release.set()
     await busy.task
     assert busy.stopped
+
+
+async def test_who_comes_after_the_end_does_not_wait() -> None:
+    with Worker("w", capacity=1) as worker:
+        pass
+    with pytest.raises(RuntimeError, match="ended"):
+        await worker.run(lambda _: None)

@@ -86,7 +86,7 @@ FOREIGN = ["what is the capital of France", "1+1=?", "define photosynthesis", "w
 
 def fixed(classifier: EmbeddingClassifier, catalog: Catalog, text: str) -> str | None:
     """The label whose fixed reply this message would get."""
-    verdict = classifier.classify(text, catalog)
+    verdict = classifier.classify([text], catalog)[0]
     label = verdict.ranking[0].label
     replies = {intent.label: intent.replies for intent in catalog.intents}[label]
     return label if verdict.sure and replies else None
@@ -105,7 +105,7 @@ def test_fixed_replies_go_where_they_belong(
 def test_everyday_talk_is_recognised(minilm_classifier: EmbeddingClassifier, shipped: Catalog) -> None:
     found = {}
     for text in EVERYDAY:
-        verdict = minilm_classifier.classify(text, shipped)
+        verdict = minilm_classifier.classify([text], shipped)[0]
         found[text] = verdict.ranking[0].label if verdict.known else None
     assert found == EVERYDAY
 
@@ -114,14 +114,14 @@ def test_everyday_talk_is_recognised(minilm_classifier: EmbeddingClassifier, shi
 def test_what_fits_no_intent_is_not_known(
     minilm_classifier: EmbeddingClassifier, shipped: Catalog, text: str
 ) -> None:
-    assert not minilm_classifier.classify(text, shipped).known
+    assert not minilm_classifier.classify([text], shipped)[0].known
 
 
 def test_scores_are_probabilities_with_room_for_none_of_these(
     minilm_classifier: EmbeddingClassifier, shipped: Catalog
 ) -> None:
     near, far = (
-        [ranked.score for ranked in minilm_classifier.classify(text, shipped).ranking]
+        [ranked.score for ranked in minilm_classifier.classify([text], shipped)[0].ranking]
         for text in ("Hello!", "the mitochondria is the powerhouse of the cell")
     )
     assert 0.95 < sum(near) < 1
@@ -132,15 +132,15 @@ def test_scores_are_probabilities_with_room_for_none_of_these(
 
 def test_bare_labels_suffice(minilm_classifier: EmbeddingClassifier) -> None:
     catalog = Catalog.of(["book_flight", "play_music", "bank, account"])
-    verdict = minilm_classifier.classify("I need a plane ticket to Rome", catalog)
+    verdict = minilm_classifier.classify(["I need a plane ticket to Rome"], catalog)[0]
     assert verdict.ranking[0].label == "book_flight"
     assert verdict.known
 
 
 def test_a_single_label_may_be_wrong(minilm_classifier: EmbeddingClassifier) -> None:
     catalog = Catalog.of(["play_music"])
-    assert minilm_classifier.classify("Please play some music", catalog).known
-    assert not minilm_classifier.classify("My cat is ill", catalog).known
+    assert minilm_classifier.classify(["Please play some music"], catalog)[0].known
+    assert not minilm_classifier.classify(["My cat is ill"], catalog)[0].known
 
 
 def test_examples_help(minilm_classifier: EmbeddingClassifier) -> None:
@@ -152,5 +152,7 @@ def test_examples_help(minilm_classifier: EmbeddingClassifier) -> None:
             CatalogIntent(label="rent"),
         )
     )
-    before, after = (minilm_classifier.classify(text, catalog).ranking[0].score for catalog in (bare, taught))
+    before, after = (
+        minilm_classifier.classify([text], catalog)[0].ranking[0].score for catalog in (bare, taught)
+    )
     assert after > before

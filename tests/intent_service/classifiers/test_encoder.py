@@ -1,10 +1,12 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
+from intent_service.classifiers import precision
 from intent_service.classifiers.encoder import SentenceEncoder, read_recipe
 from shared.hub import ModelUnavailable
 from tests import checkpoints
@@ -49,6 +51,21 @@ def test_a_text_has_the_same_vector_alone_and_in_any_batch(encoder: SentenceEnco
     many = encoder.encode([*texts, *(f"filler {i}" for i in range(40))])
     for index, text in enumerate(texts):
         torch.testing.assert_close(encoder.encode([text])[0], many[index], atol=1e-5, rtol=0)
+
+
+def test_long_and_short_texts_come_back_in_their_order(encoder: SentenceEncoder) -> None:
+    texts = [f"{index} " + "word " * (index * 37 % 300) for index in range(70)]
+    vectors = encoder.encode(texts)
+    for index in (0, 1, 8, 35, 69):
+        torch.testing.assert_close(vectors[index], encoder.encode([texts[index]])[0], atol=1e-5, rtol=0)
+
+
+def test_two_threads_may_encode_at_once(encoder: SentenceEncoder) -> None:
+    texts = [f"{index} " + "word " * (index % 50) for index in range(64)]
+    alone = encoder.encode(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for vectors in pool.map(lambda _: encoder.encode(texts), range(4)):
+            torch.testing.assert_close(vectors, alone, atol=1e-5, rtol=0)
 
 
 def test_long_texts_are_cut_where_the_model_says(encoder: SentenceEncoder) -> None:
@@ -128,3 +145,20 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     with pytest.raises(ModelUnavailable, match=wrong) as caught:
         SentenceEncoder.load(folder)
     assert caught.value.lasting
+
+
+def test_fewer_bits_keep_the_vectors_or_are_not_used(minilm: Path, encoder: SentenceEncoder) -> None:
+    fast = SentenceEncoder.load(minilm, fast=True)
+    vectors = fast.encode(TEXTS)
+    assert vectors.dtype == torch.float32
+    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
+    same = bool(torch.equal(vectors, encoder.encode(TEXTS)))
+    assert same != bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def test_bits_that_are_missed_are_given_back(
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_SAME", 1.1)
+    exact = SentenceEncoder.load(minilm, fast=True)
+    torch.testing.assert_close(exact.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6, rtol=0)
