@@ -1,4 +1,4 @@
-"""What classifies a message. The kind follows from the model: an NLI model entails, any other encodes.
+"""What classifies a message. The kind follows from the model: a trained head, an NLI model, or an encoder.
 
 Importing this package imports torch, which takes seconds. It is done before the service listens and not
 in the loading thread: there it would hold up the event loop by as much as 0.3 s at a time.
@@ -11,6 +11,7 @@ from typing import Protocol
 from intent_service.catalog import Catalog
 from intent_service.classifiers.embedding import EmbeddingClassifier
 from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.trained import WEIGHTS, TrainedClassifier
 from intent_service.classifiers.verdict import Verdict
 
 
@@ -27,6 +28,8 @@ def load(folder: Path, hypothesis: str) -> Classifier:
 
     `hypothesis` is the template of NLI models. Raises ModelUnavailable.
     """
+    if (folder / WEIGHTS).is_file():
+        return TrainedClassifier.load(folder)
     if entails(folder):
         return NliClassifier.load(folder, hypothesis)
     return EmbeddingClassifier.load(folder)

@@ -126,11 +126,40 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
-        batches = [texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
+        # Texts of like length together: with many texts most of the padding goes.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        batches = [order[start : start + _BATCH] for start in range(0, len(texts), _BATCH)]
         with torch.inference_mode():
-            return torch.cat([self._encode([prompt + text for text in batch]) for batch in batches])
+            encoded = torch.cat([self.vectors([prompt + texts[i] for i in batch]) for batch in batches])
+            unsorted = torch.empty_like(encoded)
+            unsorted[order] = encoded
+        return unsorted
 
-    def _encode(self, texts: Sequence[str]) -> Tensor:
+    def start_training(self) -> list[Tensor]:
+        """Put the model into training mode; returns what is to be trained, all but the word embeddings."""
+        self._model.train()
+        self._model.get_input_embeddings().requires_grad_(False)
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the weights, to go back to with `restore`."""
+        return {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to weights that `state` returned."""
+        self._model.load_state_dict(state)
+
+    def end_training(self) -> None:
+        """Put the model back into the mode in which it serves."""
+        self._model.eval()  # type: ignore[no-untyped-call]
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder so that `load` makes the same of it."""
+        self._model.save_pretrained(folder / self.recipe.transformer)
+        self._tokenizer.save_pretrained(folder / self.recipe.transformer)
+
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of shape (texts, dimensions) of one batch, through which gradients can flow back."""
         fed = self.tokenize(texts)
         tokens = self._model(**fed).last_hidden_state
         pooled = torch.cat(
