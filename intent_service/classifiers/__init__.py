@@ -1,4 +1,4 @@
-"""What classifies messages. The kind follows from the model: an NLI model entails, any other encodes.
+"""What classifies messages. The kind follows from the model: a trained head, an NLI model, or an encoder.
 
 Importing this package imports torch, which takes seconds. It is done before the service listens and not
 in the loading thread: there it would hold up the event loop by as much as 0.3 s at a time.
@@ -12,6 +12,7 @@ from typing import Protocol
 from intent_service.catalog import Catalog
 from intent_service.classifiers.embedding import EmbeddingClassifier
 from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.trained import WEIGHTS, TrainedClassifier
 from intent_service.classifiers.verdict import Verdict
 
 
@@ -36,6 +37,8 @@ def load(folder: Path, hypothesis: str, *, fast: bool = False) -> Classifier:
     `hypothesis` is the template of NLI models, and with `fast` any model computes with fewer bits where that
     keeps its results. Raises ModelUnavailable.
     """
+    if (folder / WEIGHTS).is_file():
+        return TrainedClassifier.load(folder)
     if entails(folder):
         return NliClassifier.load(folder, hypothesis, fast=fast)
     return EmbeddingClassifier.load(folder, fast=fast)

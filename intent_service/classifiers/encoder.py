@@ -146,12 +146,36 @@ class SentenceEncoder:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
         by_length = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         with torch.inference_mode():
-            vectors = torch.cat(
-                [self._encode([prompt + texts[index] for index in batch]) for batch in _cut(by_length, texts)]
+            encoded = torch.cat(
+                [self.vectors([prompt + texts[index] for index in batch]) for batch in _cut(by_length, texts)]
             )
-            return vectors[torch.tensor(by_length).argsort()]
+            return encoded[torch.tensor(by_length).argsort()]
 
-    def _encode(self, texts: Sequence[str]) -> Tensor:
+    def start_training(self) -> list[Tensor]:
+        """Put the model into training mode; returns what is to be trained, all but the word embeddings."""
+        self._model.train()
+        self._model.get_input_embeddings().requires_grad_(False)
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the weights, to go back to with `restore`."""
+        return {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to weights that `state` returned."""
+        self._model.load_state_dict(state)
+
+    def end_training(self) -> None:
+        """Put the model back into the mode in which it serves."""
+        self._model.eval()  # type: ignore[no-untyped-call]
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder so that `load` makes the same of it."""
+        self._model.save_pretrained(folder / self.recipe.transformer)
+        self._tokenizer.save_pretrained(folder / self.recipe.transformer)
+
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of shape (texts, dimensions) of one batch, through which gradients can flow back."""
         fed = self.tokenize(texts)
         # Without it, layers in bfloat16 would not take what those in float32 give.
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):

@@ -77,7 +77,7 @@ EVERYDAY = {
     "you're an idiot": "insult",
     "what is your favorite color": "ask_opinion",
     "give me some advice": "ask_advice",
-    "chocolate is my favorite": "food",
+    "I could eat pizza every day": "food",
     "my brother is visiting": "family_and_friends",
     "nice weather today": "weather",
 }

@@ -1,0 +1,1 @@
+"""Measures how well messages are classified; nothing of it runs inside the service."""
