@@ -52,7 +52,9 @@ def test_a_wrong_value_is_one_line(monkeypatch, variable, value):
     with pytest.raises(SettingsFault) as caught:
         load(LauncherSettings)
 
-    assert str(caught.value).startswith(f"{variable}={value!r} is wrong: ")
+    # A Redis URL may hold a password, so it is not shown.
+    shown = "" if variable == "REDIS_URL" else f"={value!r}"
+    assert str(caught.value).startswith(f"{variable}{shown} is wrong: ")
     assert "\n" not in str(caught.value)
 
 
