@@ -167,8 +167,8 @@ def _convert(name: str, folder: Path) -> None:
                 lasting=True,
             ) from None
     # clone: safetensors refuses tensors that share memory, as tied weights do
-    save_file(
-        {key: tensor.detach().clone().contiguous() for key, tensor in weights.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    plain = {key: tensor.detach().clone().contiguous() for key, tensor in weights.items()}
+    # Renamed when it is whole: a conversion that was cut off must not pass for the model.
+    unfinished = folder / "model.safetensors.part"
+    save_file(plain, unfinished, metadata={"format": "pt"})
+    unfinished.rename(folder / "model.safetensors")
