@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# Transformers imports these two, and with them a thousand modules, while it loads a first model. An import
+# holds the interpreter, and the event loop with it, for up to 0.3 s: better before a service listens.
+import torch.distributed.tensor
 import transformers
+import transformers.models.gpt2.modeling_gpt2
 
 from shared.hub import ModelUnavailable
 
