@@ -12,7 +12,7 @@ from tools import readme
 
 TEXT = readme.README.read_text("utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
-MAKE_TARGETS = re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+MAKE_TARGETS = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
 def test_there_are_commands_to_try() -> None:
@@ -39,7 +39,7 @@ def test_every_endpoint_has_a_curl_line() -> None:
 
 
 def test_the_make_targets_it_names_exist() -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)", re.sub(r"apt install make \S+", "", TEXT)))
+    named = set(re.findall(r"\bmake ([a-z-]+)", re.sub(r"apt install make \S+", "", TEXT)))
     assert named <= set(MAKE_TARGETS)
     assert {"run", "test"} <= named
 
