@@ -1,13 +1,14 @@
-"""Measures the default encoder on intent sets and writes `benchmarks/intents.md`.
+"""Measures how well the default encoder finds intents, and writes `benchmarks/intents.md`.
 
-    python -m benchmarks.intents --data ../shared/data/intents [--finetune-encoder]
+    python -m benchmarks.intents --data ../shared/data/intents [--quick]
 
 Every row is what `python -m intent_service.evaluate` measures on the test split.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.progress import Progress
 from intent_service.evaluate.__main__ import Options, evaluate
 
 REPORT = Path(__file__).with_name("intents.md")
-_SETS = ("clinc150", "banking77")
+CATALOGS = Path(__file__).with_name("catalogs")
 _MEASURES = (
     "accuracy",
     "macro_f1",
@@ -25,29 +26,77 @@ _MEASURES = (
     "oos_recall",
     "oos_precision",
     "in_scope_refused",
+    "ece_before",
     "ece",
     "ms_per_message",
     "preparation_s",
 )
+_AT_MOST = ("in_scope_refused",)  # any other target is a least value
+_INTRODUCTION = """# How well intents are found
+
+Written by `make bench-intents`: all-MiniLM-L6-v2 on the test splits of CLINC150 and BANKING77, everything in
+one run on one machine. `intent_service/metrics.py` says what the measures are. `ece_before` is the calibration
+error of a plain softmax over the labels, `ece` that of the score that is answered, which knows "none of them".
+
+The described catalogues (`benchmarks/catalogs/`) were written from the intents' names alone, one line and three
+phrasings for each. A few everyday phrasings are found in the data word for word, up to case and punctuation:
+21 of CLINC150's 4,500 test messages and 15 of BANKING77's 3,080.
+"""
 
 
-def ways(folder: Path, finetune_encoder: bool) -> Iterator[Options]:
-    """What is measured on one set, the quickest first."""
-    yield Options(folder)
-    for learned in ({"shots": 3}, {"shots": 10}, {"train": True}):
-        yield Options(folder, **learned)  # type: ignore[arg-type]
-    if finetune_encoder:
-        yield Options(folder, shots=10, finetune_encoder=True)
-        yield Options(folder, train=True, finetune_encoder=True)
+@dataclass(frozen=True)
+class Row:
+    """One measurement, and what it is to reach: bounds by measure."""
+
+    options: Options
+    targets: dict[str, float] = field(default_factory=dict)
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
+def rows(data: Path, quick: bool) -> list[Row]:
+    """What is measured, the quickest first; with `quick` without fine-tuning."""
+    clinc, banking = data / "clinc150", data / "banking77"
+    measured = [
+        Row(Options(clinc), {"accuracy": 0.69}),
+        Row(Options(banking), {"accuracy": 0.63}),
+        Row(Options(clinc, catalog=CATALOGS / "clinc150.yaml"), {"accuracy": 0.77}),
+        Row(Options(banking, catalog=CATALOGS / "banking77.yaml"), {"accuracy": 0.70}),
+        *(Row(Options(folder, shots=shots)) for shots in (3, 10) for folder in (clinc, banking)),
+        *(Row(Options(folder, train=True)) for folder in (clinc, banking)),
+    ]
+    if quick:
+        return measured
+    return [
+        *measured,
+        Row(Options(clinc, shots=10, finetune_encoder=True), {"accuracy": 0.93}),
+        Row(Options(banking, shots=10, finetune_encoder=True), {"accuracy": 0.87}),
+        Row(
+            Options(clinc, train=True, finetune_encoder=True),
+            {"overall_accuracy": 0.93, "oos_recall": 0.84, "in_scope_refused": 0.04},
+        ),
+    ]
+
+
+def verdict(row: Row, result: dict[str, Any]) -> list[str]:
+    """For each target of a row a line of the first table."""
+    lines = []
+    for measure, bound in row.targets.items():
+        value = result[measure]
+        reached = value <= bound if measure in _AT_MOST else value >= bound
+        sign = "at most" if measure in _AT_MOST else "at least"
+        lines.append(
+            f"| {result['data']} | {result['classifier']} | {measure} | {sign} {bound:g} | {value:.4f} "
+            f"| {'reached' if reached else f'missed by {abs(value - bound):.4f}'} |"
+        )
+    return lines
+
+
+def table(measured: Sequence[tuple[Row, dict[str, Any]]]) -> str:
     """The results as Markdown."""
     lines = [
-        "# How well intents are found",
-        "",
-        "Written by `python -m benchmarks.intents`: the bundled encoder on the test splits, one machine.",
-        "`python -m intent_service.evaluate --help` and `intent_service/metrics.py` say what is measured.",
+        _INTRODUCTION,
+        "| set | learned from | measure | target | measured | |",
+        "|---|---|---|---|---|---|",
+        *(line for row, result in measured for line in verdict(row, result)),
         "",
         f"| set | learned from | {' | '.join(_MEASURES)} |",
         f"|---|---|{'---|' * len(_MEASURES)}",
@@ -55,7 +104,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"| {result['data']} | {result['classifier']} | "
             + " | ".join("-" if result[name] is None else f"{result[name]:g}" for name in _MEASURES)
             + " |"
-            for result in results
+            for _, result in measured
         ),
         "",
     ]
@@ -68,20 +117,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, required=True, help="folder with the sets clinc150 and banking77"
     )
-    parser.add_argument("--finetune-encoder", action="store_true", help="also with the encoder fine-tuned")
+    parser.add_argument("--quick", action="store_true", help="without fine-tuning, which takes half an hour")
     given = parser.parse_args(arguments)
-    results: list[dict[str, Any]] = []
+    measured: list[tuple[Row, dict[str, Any]]] = []
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("loading", total=None)
 
         def say(doing: str, done: int, total: int) -> None:
             bars.update(task, description=doing, completed=done, total=total)
 
-        for name in _SETS:
-            for options in ways(given.data / name, given.finetune_encoder):
-                results.append(evaluate(options, say)[1])
-                # Written each time: what was measured stays when a later row fails.
-                REPORT.write_text(table(results), encoding="utf-8")
+        for row in rows(given.data, given.quick):
+            measured.append((row, evaluate(row.options, say)[1]))
+            # Written each time: what was measured stays when a later row fails.
+            REPORT.write_text(table(measured), encoding="utf-8")
     print(REPORT.read_text(encoding="utf-8"))
     return 0
 

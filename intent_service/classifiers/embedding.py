@@ -22,9 +22,9 @@ from intent_service.classifiers.verdict import Verdict
 SURE = 0.6
 """The least score for a fixed reply; by hand: messages about self-harm reach it, harmless ones do not."""
 _CATALOGS_KEPT = 64  # so many that callers with labels of their own do not push the usual one out
-# A name is no sentence. Asked about it comes closer to how people write: averaged with the bare name that
-# is worth half a point of accuracy on CLINC150 and BANKING77.
-_NAME_AS = ("{}", "{}?")
+# A name is no sentence. Read as a question, as a call and as a subject, and averaged, it comes closer to how
+# people write: chosen among 1,000 sets of forms on messages that are not those of the test splits.
+_NAME_AS = ("{}?", "{}!", "i have a question about {}")
 
 
 @dataclass(frozen=True)

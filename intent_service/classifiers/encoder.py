@@ -7,7 +7,7 @@ vectors with transformers alone; importing that library costs seconds and memory
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from intent_service import bundled
 from intent_service.classifiers import precision
 from intent_service.classifiers.tokenizer import load_tokenizer
 from shared.checkpoint import load_model
@@ -22,6 +23,7 @@ from shared.hub import ModelUnavailable
 
 _BATCH = 32
 _BATCH_CHARS = 8192  # padded: a long text among 31 short ones would make each of them as long
+_RECIPE = "recipe.json"
 _POOLER = "pooler."  # BERT's second output: a checkpoint may lack it, and nothing here reads it
 
 _LEGACY_MODES = {
@@ -44,10 +46,14 @@ class Recipe:
     lower_case: bool = False
     query_prompt: str = ""
     document_prompt: str = ""
+    markers: bool = True  # tokens that stand for no part of the text, such as [CLS], are pooled too
 
 
 def read_recipe(folder: Path) -> Recipe:
     """Read the recipe from a model folder; without one it is mean pooling. Raises ModelUnavailable."""
+    if (folder / _RECIPE).is_file():
+        saved = _read_json(folder / _RECIPE)
+        return Recipe(**saved | {"pooling": tuple(saved["pooling"])})
     if not (folder / "modules.json").is_file():
         return Recipe()
     paths: dict[str, str] = {}
@@ -101,7 +107,7 @@ class SentenceEncoder:
         self.recipe = recipe
         self._model = model
         self._tokenizer = tokenizer
-        self._bfloat16 = False
+        self._mixed = False  # computes in bfloat16 where that is safe
         self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
         self._tokenizer.padding_side = "right"  # the pooling below counts on it
         if self._tokenizer.pad_token is None:
@@ -120,6 +126,10 @@ class SentenceEncoder:
         Raises ModelUnavailable.
         """
         recipe = read_recipe(folder)
+        if folder == bundled.folder():
+            # It was trained with them, but a short text is found better without: names alone gain a point
+            # of accuracy on CLINC150 and half a point on BANKING77, ten examples most of a point or nothing.
+            recipe = replace(recipe, markers=False)
         transformer = folder / recipe.transformer
         encoder = cls(
             load_model(AutoModel, transformer, harmless=_POOLER), load_tokenizer(transformer), recipe
@@ -129,18 +139,30 @@ class SentenceEncoder:
     def _halve(self) -> bool:
         """Go over to bfloat16; False when the vectors are others then, and the encoder is spoilt."""
         before = self.encode(precision.MESSAGES)
-        self._bfloat16 = precision.bfloat16(self._model)
-        return not self._bfloat16 or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
+        self._mixed = precision.bfloat16(self._model)
+        return not self._mixed or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """What the model is fed: input ids and attention mask, each of shape (texts, longest)."""
+    def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """What the model is fed, and the mask of the tokens to pool, all of shape (texts, longest)."""
         if self.recipe.lower_case:
             texts = [text.lower() for text in texts]
         with self._tokenizing:
-            fed = self._tokenizer(
-                list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            fed = dict(
+                self._tokenizer(
+                    list(texts),
+                    padding=True,
+                    truncation=True,
+                    max_length=self._max_tokens,
+                    return_tensors="pt",
+                    return_special_tokens_mask=True,
+                )
             )
-        return dict(fed)
+        markers = fed.pop("special_tokens_mask")
+        attended = fed["attention_mask"]
+        if self.recipe.markers:
+            return fed, attended
+        words = attended * (1 - markers)
+        return fed, torch.where(words.any(dim=1, keepdim=True), words, attended)
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""
@@ -152,8 +174,12 @@ class SentenceEncoder:
             return encoded[torch.tensor(by_length).argsort()]
 
     def start_training(self) -> list[Tensor]:
-        """Put the model into training mode; returns what is to be trained, all but the word embeddings."""
+        """Put the model into training mode; returns what is to be trained, all but the word embeddings.
+
+        Where the processor computes with bfloat16 the layers do, which halves the time; the weights do not.
+        """
         self._model.train()
+        self._mixed = precision.computes_bfloat16()
         self._model.get_input_embeddings().requires_grad_(False)
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
@@ -168,21 +194,22 @@ class SentenceEncoder:
     def end_training(self) -> None:
         """Put the model back into the mode in which it serves."""
         self._model.eval()  # type: ignore[no-untyped-call]
+        self._mixed = False
 
     def save(self, folder: Path) -> None:
         """Write the encoder so that `load` makes the same of it."""
-        self._model.save_pretrained(folder / self.recipe.transformer)
-        self._tokenizer.save_pretrained(folder / self.recipe.transformer)
+        self._model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+        recipe = asdict(replace(self.recipe, transformer=""))
+        (folder / _RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of shape (texts, dimensions) of one batch, through which gradients can flow back."""
-        fed = self.tokenize(texts)
+        fed, pooled_tokens = self.tokenize(texts)
         # Without it, layers in bfloat16 would not take what those in float32 give.
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._mixed):
             tokens = self._model(**fed).last_hidden_state.float()
-        pooled = torch.cat(
-            [_pool(mode, tokens, fed["attention_mask"]) for mode in self.recipe.pooling], dim=-1
-        )
+        pooled = torch.cat([_pool(mode, tokens, pooled_tokens) for mode in self.recipe.pooling], dim=-1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 
 
@@ -198,18 +225,18 @@ def _cut(by_length: Sequence[int], texts: Sequence[str]) -> Iterator[list[int]]:
     yield batch
 
 
-def _pool(mode: str, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-    """Token vectors (texts, longest, d), padded on the right, into sentence vectors (texts, d).
+def _pool(mode: str, tokens: Tensor, chosen: Tensor) -> Tensor:
+    """Token vectors (texts, longest, d), of which `chosen` (texts, longest) count, into (texts, d).
 
     The modes are those of sentence-transformers' Pooling module.
     """
-    mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+    mask = chosen.unsqueeze(-1).to(tokens.dtype)
     if mode == "cls":
         return tokens[:, 0]
     if mode == "max":
         return tokens.masked_fill(mask == 0, float("-inf")).amax(dim=1)
     if mode == "lasttoken":
-        return tokens[torch.arange(len(tokens)), attention_mask.sum(dim=1) - 1]
+        return tokens[torch.arange(len(tokens)), chosen.sum(dim=1) - 1]
     if mode == "weightedmean":
         mask = mask * torch.arange(1, tokens.shape[1] + 1).view(1, -1, 1)
     total, length = (tokens * mask).sum(dim=1), mask.sum(dim=1)

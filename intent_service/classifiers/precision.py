@@ -33,12 +33,17 @@ _TOLERANCE = 0.05
 Scores = Callable[[Sequence[str], Catalog], Tensor]
 
 
+def computes_bfloat16() -> bool:
+    """Whether the processor does."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 def bfloat16(model: nn.Module) -> bool:
     """Turn the weights of the linear layers of `model` into bfloat16, in place, to be run under autocast.
 
     False, and nothing is done, when the processor does not compute with it.
     """
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+    if not computes_bfloat16():
         return False
     for module in model.modules():
         if isinstance(module, nn.Linear):

@@ -5,14 +5,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
-from intent_service import bundled, catalog
+from intent_service import bundled, catalog, metrics
 from intent_service.catalog import Catalog, CatalogFault
 from intent_service.classifiers import Classifier, load
 from intent_service.classifiers.encoder import SentenceEncoder
@@ -88,15 +88,22 @@ def evaluate(options: Options, say: Say) -> tuple[list[Answer], dict[str, Any]]:
         )
         for example, verdict in zip(dataset.test, verdicts, strict=True)
     ]
+    plain = [replace(answer, score=_softmax(v)) for answer, v in zip(answers, verdicts, strict=True)]
     return answers, report.summary(
         answers,
         ms_per_message,
+        ece_before=metrics.ece(plain),
         data=dataset.name,
         model=options.model,
         classifier=described,
         intents=len(intents.intents),
         preparation_s=round(prepared_s, 1),
     )
+
+
+def _softmax(verdict: Verdict) -> float:
+    """The best label's share of all scores: what it would be if every message were about one of them."""
+    return verdict.ranking[0].score / sum(label.score for label in verdict.ranking)
 
 
 def _catalog(path: Path | None, dataset: DataSet) -> Catalog:

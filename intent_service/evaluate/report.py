@@ -17,16 +17,21 @@ _SAID = {
     "oos_recall": "out of scope, answered unknown",
     "oos_precision": "answered unknown, out of scope",
     "in_scope_refused": "in scope, answered unknown",
+    "ece_before": "expected calibration error of a plain softmax over the labels",
     "ece": "expected calibration error of the score",
     "ms_per_message": "milliseconds a message",
 }
 
 
-def summary(answers: Sequence[Answer], ms_per_message: float, **about: Any) -> dict[str, Any]:
+def summary(
+    answers: Sequence[Answer], ms_per_message: float, ece_before: float | None, **about: Any
+) -> dict[str, Any]:
     """Every measure as JSON values; null where there is nothing to measure it on."""
+    given = {"ms_per_message": ms_per_message, "ece_before": ece_before}
     measures: dict[str, float | None] = {
-        name: getattr(metrics, name)(answers) for name in _SAID if name != "ms_per_message"
+        name: getattr(metrics, name)(answers) for name in _SAID if name not in given
     }
+    measures["ece_before"] = ece_before
     return {
         **about,
         "in_scope": sum(answer.truth is not None for answer in answers),

@@ -1,6 +1,8 @@
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,15 @@ def encoder(minilm: Path) -> SentenceEncoder:
     return SentenceEncoder.load(minilm)
 
 
+@pytest.fixture
+def published(encoder: SentenceEncoder) -> Iterator[SentenceEncoder]:
+    """The encoder as its own files say, which pool all tokens."""
+    ours = encoder.recipe
+    encoder.recipe = replace(ours, markers=True)
+    yield encoder
+    encoder.recipe = ours
+
+
 def change(file: Path, **values: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
@@ -36,10 +47,10 @@ def test_vectors_have_length_one(encoder: SentenceEncoder) -> None:
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
 
 
-def test_vectors_are_those_of_the_published_model(encoder: SentenceEncoder) -> None:
+def test_vectors_are_those_of_the_published_model(published: SentenceEncoder) -> None:
     # What SentenceTransformer(...).encode("How are you?") begins with.
     torch.testing.assert_close(
-        encoder.encode(TEXTS)[0, :4],
+        published.encode(TEXTS)[0, :4],
         torch.tensor([0.007004, 0.010914, 0.087463, 0.086799]),
         atol=1e-5,
         rtol=0,
@@ -69,18 +80,18 @@ def test_two_threads_may_encode_at_once(encoder: SentenceEncoder) -> None:
 
 
 def test_long_texts_are_cut_where_the_model_says(encoder: SentenceEncoder) -> None:
-    assert encoder.tokenize(["word " * 4000])["input_ids"].shape == (1, 256)
+    assert encoder.tokenize(["word " * 4000])[0]["input_ids"].shape == (1, 256)
 
 
 def test_a_prompt_goes_before_every_text(encoder: SentenceEncoder) -> None:
     torch.testing.assert_close(encoder.encode(["b", "c"], "a "), encoder.encode(["a b", "a c"]))
 
 
-def test_the_same_as_sentence_transformers(minilm: Path, encoder: SentenceEncoder, tmp_path: Path) -> None:
+def test_the_same_as_sentence_transformers(minilm: Path, published: SentenceEncoder, tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers")
     model = library.SentenceTransformer(str(minilm), device="cpu", local_files_only=True)
     expected = torch.tensor(model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False))
-    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(published.encode(TEXTS), expected, atol=1e-5, rtol=0)
 
     model.save(str(tmp_path / "saved"))  # in today's layout, where the package's is an older one
     again = SentenceEncoder.load(tmp_path / "saved")
@@ -98,6 +109,27 @@ def test_the_same_as_sentence_transformers(minilm: Path, encoder: SentenceEncode
 def test_the_recipe_of_the_bundled_model(minilm: Path) -> None:
     recipe = read_recipe(minilm)
     assert (recipe.pooling, recipe.max_tokens, recipe.query_prompt) == (("mean",), 256, "")
+
+
+def test_the_bundled_model_pools_the_words_and_not_the_markers_around_them(encoder: SentenceEncoder) -> None:
+    fed, pooled = encoder.tokenize(["hello you", "hi"])
+    assert fed["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert pooled.tolist() == [[0, 1, 1, 0], [0, 1, 0, 0]]
+
+
+def test_a_text_without_words_still_has_a_vector(encoder: SentenceEncoder) -> None:
+    assert encoder.tokenize(["", "hi"])[1].tolist() == [[1, 1, 0], [0, 1, 0]]
+    assert encoder.encode([""]).norm() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "max"])
+def test_what_is_saved_pools_as_before(pooling: str, tmp_path: Path) -> None:
+    encoder = SentenceEncoder.load(checkpoints.bert_encoder(tmp_path / "m", pooling=pooling))
+    encoder.recipe = replace(encoder.recipe, query_prompt="ask: ", markers=False)
+    encoder.save(tmp_path / "saved")
+    again = SentenceEncoder.load(tmp_path / "saved")
+    assert again.recipe == encoder.recipe
+    torch.testing.assert_close(again.encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_prompts_are_read(tmp_path: Path) -> None:
