@@ -20,7 +20,7 @@ from dialogue_service.contracts import SocketRequest
 from dialogue_service.events import Event, events_of, failure
 from dialogue_service.settings import DialogueSettings
 from shared import telemetry
-from shared.problems import ForeignOrigin, Overloaded, from_validation
+from shared.problems import ForeignOrigin, MalformedBody, Overloaded, Problem, from_validation
 
 router = APIRouter()
 
@@ -96,10 +96,15 @@ class _Talk:
         await self._socket.send_json(message)
 
 
-def _as_body(error: ValidationError) -> Exception:
+def _as_body(error: ValidationError) -> Problem:
     """The problem that the same fault in a request's body would be."""
     faults = [fault | {"loc": ("body", *fault["loc"])} for fault in error.errors()]
-    return from_validation(RequestValidationError(faults))
+    problem = from_validation(RequestValidationError(faults))
+    return (
+        MalformedBody("Send each message as a JSON object.")
+        if isinstance(problem, MalformedBody)
+        else problem
+    )
 
 
 def _record(status: int, began: float) -> None:

@@ -18,7 +18,7 @@ router = APIRouter(tags=["chat"])
 
 _EXAMPLE = """\
 event: intent
-data: {"intent": {"label": "greeting", "score": 0.93, "ranking": [], "model": "my-model"}}
+data: {"intent": null}
 id: 1
 
 event: token
@@ -30,7 +30,9 @@ data: {"text": "!"}
 id: 3
 
 event: done
-data: {"id": "1795334400000-1", "conversation": "default", "reply": "Hello!", "model": "starter"}
+data: {"id": "1795334400000-1", "conversation": "default", "reply": "Hello!", "intent": null, \
+"model": "starter", "degraded": ["intent"], \
+"timings": {"waiting_ms": 0.1, "recall_ms": 0.8, "intent_ms": 2000.4, "reply_ms": 2000.9}}
 id: 4
 
 """
