@@ -253,12 +253,16 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
 
 
 def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with each problem's schema where its examples are; FastAPI files it as plain JSON."""
+    """The document with each problem's schema where its examples are.
+
+    FastAPI files it under the media type of the route's good answer.
+    """
     for operation in (op for path in document["paths"].values() for op in path.values()):
         for response in operation["responses"].values():
             content = response.get("content", {})
             if MEDIA_TYPE in content:
-                content[MEDIA_TYPE] |= content.pop("application/json", {})
+                for filed in content.keys() - {MEDIA_TYPE}:
+                    content[MEDIA_TYPE] |= content.pop(filed)
     return document
 
 
