@@ -37,7 +37,8 @@ Seed = Annotated[
         strict=True,
         ge=0,
         le=2**63 - 1,
-        description="The same seed, history and model make the same reply again; without one it is random.",
+        description="Makes the same reply again where history, model and route are the same. "
+        "Without one it is random.",
         examples=[7],
     ),
 ]

@@ -20,7 +20,7 @@ from dialogue_service.contracts import SocketRequest
 from dialogue_service.events import Event, events_of, failure
 from dialogue_service.settings import DialogueSettings
 from shared import telemetry
-from shared.problems import ForeignOrigin, MalformedBody, Overloaded, Problem, from_validation
+from shared.problems import ClientGone, ForeignOrigin, MalformedBody, Overloaded, Problem, from_validation
 
 router = APIRouter()
 
@@ -68,32 +68,35 @@ class _Talk:
                 self._waiting.put_nowait((number, message.get("text") or message.get("bytes") or ""))
             except asyncio.QueueFull:
                 error = Overloaded("Wait for the answers of earlier messages.", retry_after_s=_WAITING)
-                await self._fail(number, error, time.perf_counter())
+                began = time.perf_counter()
+                _record(await self._tell(number, failure(error)), began)
 
     async def answer(self) -> None:
         """Take the turns one after another, for ever."""
         while True:
             number, text = await self._waiting.get()
-            began = time.perf_counter()
+            began, status = time.perf_counter(), ClientGone.status
             try:
-                request = SocketRequest.model_validate_json(text)
-            except ValidationError as error:
-                await self._fail(number, _as_body(error), began)
-                continue
-            async with events_of(self._chat, request, key_of(request.key, request)) as events:
-                async for event in events:
-                    await self._send(number, event)
-            _record(event.data["status"] if event.name == "error" else 200, began)
+                status = await self._turn(number, text)
+            finally:
+                _record(status, began)
 
-    async def _fail(self, number: int, error: Exception, began: float) -> None:
-        event = failure(error)
-        await self._send(number, event)
-        _record(event.data["status"], began)
+    async def _turn(self, number: int, text: str | bytes) -> int:
+        """Answer one message; returns the status that the answer would have over HTTP."""
+        try:
+            request = SocketRequest.model_validate_json(text)
+        except ValidationError as error:
+            return await self._tell(number, failure(_as_body(error)))
+        async with events_of(self._chat, request, key_of(request.key, request)) as events:
+            async for event in events:
+                status = await self._tell(number, event)
+        return status
 
-    async def _send(self, number: int, event: Event) -> None:
+    async def _tell(self, number: int, event: Event) -> int:
         self._sent += 1
         message = {"id": self._sent, "message": number, "event": event.name, "data": event.data}
         await self._socket.send_json(message)
+        return int(event.data["status"]) if event.name == "error" else 200
 
 
 def _as_body(error: ValidationError) -> Problem:

@@ -25,7 +25,7 @@ class Talker:
     def __init__(self, pieces: Sequence[str] = ("Well", ", ", "hello", ".")) -> None:
         self.pieces = pieces
         self.waits_at: int | None = None
-        self.fails: Exception | None = None
+        self.fails: BaseException | None = None
         self.asked: list[list[str]] = []
         self.began, self.go, self.stopped = threading.Event(), threading.Event(), threading.Event()
 
@@ -67,6 +67,12 @@ def chat(client: httpx.Client, message: str, **headers: str) -> httpx.Response:
 def messages(client: httpx.Client, conversation: str = "default") -> list[str]:
     page = client.get("/memory", params={"conversation": conversation}).raise_for_status().json()
     return [exchange["message"] for exchange in page["exchanges"]]
+
+
+def logged(caplog: pytest.LogCaptureFixture, route: str) -> list[tuple[str, int]]:
+    """Method and status of each request to the route that stands in the log."""
+    lines = [record.__dict__["fields"] for record in caplog.records if hasattr(record, "fields")]
+    return [(line["method"], line["status"]) for line in lines if line["route"] == route]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from redis import Redis
 from dialogue_service.generation.local import LocalGenerator
 from shared.problems import EmptyReply
 from tests.dialogue_service.conftest import INTENT, Start
-from tests.dialogue_service.talking import Talker, calling, chat, messages
+from tests.dialogue_service.talking import Talker, calling, chat, logged, messages
 from tests.servers import RedisServer, serving, wait_until
 
 
@@ -191,13 +191,15 @@ def test_a_key_whose_request_runs_is_in_use_and_free_again_after_a_failure(
 
 @pytest.mark.parametrize("path", ["/chat", "/generate"])
 def test_who_hangs_up_stops_the_work_and_leaves_nothing(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
+    caplog.set_level("INFO")
     talker = Talker.instead(monkeypatch, waits_at=2)
     body = {"message": "Hi"} if path == "/chat" else {"input": "Hi"}
     with calling(client, path, body, **{"Idempotency-Key": "k"}):
         assert talker.began.wait(5)
     assert talker.stopped.wait(5), "the model went on computing"
+    wait_until(lambda: logged(caplog, path) == [("POST", 499)])
     assert messages(client) == []
     talker.waits_at = None
     wait_until(lambda: chat(client, "Hi", **{"Idempotency-Key": "k"}).status_code == 200)
@@ -205,15 +207,16 @@ def test_who_hangs_up_stops_the_work_and_leaves_nothing(
 
 
 def test_who_hangs_up_while_waiting_for_a_turn_never_gets_it(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     talker = Talker.instead(monkeypatch, waits_at=0)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(chat, client, "first")
         assert talker.began.wait(5)
         with calling(client, "/chat", {"message": "gone"}):
             time.sleep(0.1)  # until it waits
-        time.sleep(0.1)  # until that is noticed
+        wait_until(lambda: logged(caplog, "/chat") == [("POST", 499)])
         talker.go.set()
         assert first.result().status_code == 200
     chat(client, "last").raise_for_status()

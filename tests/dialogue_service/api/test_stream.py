@@ -1,5 +1,6 @@
 """POST /chat/stream: what is streamed, what is stored, what fails before and after it has begun."""
 
+import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -136,14 +137,18 @@ def test_without_model_key_or_redis_it_is_a_plain_answer(
 
 @pytest.mark.parametrize(
     ("error", "slug", "logged"),
-    [(EmptyReply(), "empty-reply", 0), (RuntimeError("a bug with swordfish"), "internal-error", 1)],
-    ids=["problem", "bug"],
+    [
+        (EmptyReply(), "empty-reply", 0),
+        (RuntimeError("a bug with swordfish"), "internal-error", 1),
+        (asyncio.CancelledError(), "internal-error", 0),
+    ],
+    ids=["problem", "bug", "given up"],
 )
 def test_what_fails_later_is_the_last_event(
     client: httpx.Client,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    error: Exception,
+    error: BaseException,
     slug: str,
     logged: int,
 ) -> None:
