@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
-from redis import RedisError, ResponseError
+from redis import RedisError
 
 from dialogue_service import memory as memory_store
 from dialogue_service.api import chat as chat_api
 from dialogue_service.api import feedback as feedback_api
 from dialogue_service.api import memory as memory_api
+from dialogue_service.api import socket as socket_api
+from dialogue_service.api import stream as stream_api
 from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
+from dialogue_service.events import problem_of
 from dialogue_service.feedback import FeedbackStore
 from dialogue_service.generation import Generator
 from dialogue_service.generation.local import LocalGenerator
@@ -29,7 +31,6 @@ from dialogue_service.turns import Turns
 from shared import service
 from shared.contracts import Readiness
 from shared.model_slot import ModelSlot
-from shared.problems import MemoryUnavailable
 from shared.worker import Worker
 
 _PAGE = Path(__file__).parent / "web" / "index.html"
@@ -43,7 +44,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
         description="Talks, remembers, forgets, and keeps what people think of its replies.",
         lifespan=partial(_lifespan, settings),
     )
-    for part in (chat_api, memory_api, feedback_api):
+    for part in (chat_api, stream_api, socket_api, memory_api, feedback_api):
         app.include_router(part.router)
 
     @app.get("/", include_in_schema=False)
@@ -52,16 +53,19 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
     @app.exception_handler(RedisError)
     async def memory_away(_: Request, error: Exception) -> Response:
-        # ResponseError carries Redis' own reason (disk full, read-only); anything else is "no answer".
-        said = f"Redis refused: {error}" if isinstance(error, ResponseError) else None
-        return MemoryUnavailable(said, retry_after_s=2).response()
+        return problem_of(error).response()
 
     return app
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    load = partial(LocalGenerator, context_tokens=settings.context_tokens, reply_tokens=settings.reply_tokens)
+    load = partial(
+        LocalGenerator,
+        context_tokens=settings.context_tokens,
+        reply_tokens=settings.reply_tokens,
+        queue=settings.queue,
+    )
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
         memory_store.connect(settings.redis_url) as redis,
@@ -69,14 +73,15 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
             base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
         ) as http,
     ):
-        with Worker("inference", capacity=settings.queue) as worker, Worker("loader", capacity=2) as loader:
-            slot: ModelSlot[Generator] = ModelSlot(loader, load, _greet, "DIALOGUE_MODEL")
+        with Worker("loader", capacity=2) as loader:
+            slot: ModelSlot[Generator] = ModelSlot(
+                loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
+            )
             memory = Memory(redis)
             chat = Chat(
                 memory=memory,
                 intents=IntentClient(http, settings.intent_timeout),
                 slot=slot,
-                worker=worker,
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )
@@ -98,11 +103,6 @@ async def _load_models(slot: ModelSlot[Generator], settings: DialogueSettings) -
         await slot.put(settings.standin)
     if settings.model:
         await slot.keep_trying(settings.model, settings.revision)
-
-
-def _greet(generator: Generator) -> str:
-    """One real reply before a model may serve."""
-    return generator.reply(["Hello!"], threading.Event())
 
 
 async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:

@@ -2,42 +2,70 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol, TypeVar
 
 from dialogue_service.contracts import ChatReply, ChatRequest, Forgotten, Timings, Turn
-from dialogue_service.generation import Generator
+from dialogue_service.generation import Generator, OnText
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import IdempotencyKey, Memory, Recalled
 from dialogue_service.turns import Turns
-from shared.contracts import Intent, IntentAnswer
+from shared.contracts import Intent
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
 from shared.telemetry import INFERENCE
-from shared.worker import Worker
 
 FIXED_REPLY_MODEL = "catalog"
 _RECALLED_EXCHANGES = 32
 _CLAIM_GRACE_S = 10.0
 
+T = TypeVar("T")
+
+
+class Listener(Protocol):
+    """Hears a turn while it goes on: the intent once, then the reply piece by piece."""
+
+    def on_intent(self, intent: Intent | None) -> None:
+        """None: there is no intent, and the reply is made without one."""
+        ...
+
+    def on_text(self, piece: str) -> None:
+        """The pieces joined are the reply."""
+        ...
+
+
+class _HeldBack:
+    """Keeps the pieces of a reply until the intent is known, because that may bring another reply."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._kept: list[str] | None = []
+
+    def on_text(self, piece: str) -> None:
+        if self._kept is None:
+            self._listener.on_text(piece)
+        else:
+            self._kept.append(piece)
+
+    def begin(self, intent: Intent | None, instead: str | None) -> None:
+        """Tell the intent, and `instead` or all that was kept; with `instead` no later piece is told."""
+        kept, self._kept = self._kept or [], None if instead is None else []
+        self._listener.on_intent(intent)
+        for piece in kept if instead is None else [instead]:
+            self._listener.on_text(piece)
+
 
 @dataclass(frozen=True)
-class _Clock:
-    """Time left of one turn, and laps."""
+class _Answer:
+    """A reply, what made it, and the times from its beginning to the intent and to its end."""
 
-    ends: float
-
-    @classmethod
-    def of(cls, seconds: float) -> "_Clock":
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def left_s(self) -> float:
-        """Raises DeadlineExceeded when there is none."""
-        if (left := self.ends - time.monotonic()) <= 0:
-            raise DeadlineExceeded
-        return left
+    intent: Intent | None
+    text: str
+    model: str
+    intent_s: float
+    reply_s: float
 
 
 @dataclass(frozen=True)
@@ -47,65 +75,95 @@ class Chat:
     memory: Memory
     intents: IntentClient
     slot: ModelSlot[Generator]
-    worker: Worker
     turns: Turns
     deadline_s: float
 
-    async def reply(self, request: ChatRequest, key: IdempotencyKey | None = None) -> ChatReply:
-        """Answer one message; on return the exchange is stored. Raises Problem or redis.RedisError."""
-        if key is None:
-            return await self._turn(request, None)
-        if (stored := await self.memory.claim(key, self.deadline_s + _CLAIM_GRACE_S)) is not None:
-            return ChatReply.model_validate(stored.model_dump())
-        try:
-            return await self._turn(request, key)
-        except BaseException:
-            await asyncio.shield(self.memory.release(key))
-            raise
+    async def reply(
+        self, request: ChatRequest, key: IdempotencyKey | None = None, listener: Listener | None = None
+    ) -> ChatReply:
+        """Answer one message; on return the exchange is stored. Raises Problem or redis.RedisError.
 
-    async def _turn(self, request: ChatRequest, key: IdempotencyKey | None) -> ChatReply:
-        clock, began = _Clock.of(self.deadline_s), time.perf_counter()
+        A cancelled turn stops computing and stores nothing, unless storing has begun: that is finished.
+        """
+        if key is None:
+            return await self._turn(request, None, listener)
+        claim = asyncio.create_task(self.memory.claim(key, self.deadline_s + _CLAIM_GRACE_S))
+        try:
+            if (stored := await _finish(claim)) is None:
+                return await self._turn(request, key, listener)
+        except BaseException:
+            if not claim.cancelled() and claim.exception() is None and claim.result() is None:
+                await _finish(self.memory.release(key))
+            raise
+        reply = ChatReply.model_validate(stored.model_dump())
+        if listener:
+            listener.on_intent(reply.intent)
+            listener.on_text(reply.reply)
+        return reply
+
+    async def _turn(
+        self, request: ChatRequest, key: IdempotencyKey | None, listener: Listener | None
+    ) -> ChatReply:
+        ends, began = _from_now(self.deadline_s), time.perf_counter()
         async with self.turns.take(request.conversation, self.deadline_s):
             taken = time.perf_counter()
-            recalled = await self.memory.recall(request.conversation, _RECALLED_EXCHANGES)
-            read = time.perf_counter()
-            intent = await self.intents.classify(request.message)
-            classified = time.perf_counter()
-            text, model = await self._words(request.message, recalled, intent, clock)
+            async with _until(ends):
+                recalled = await self.memory.recall(request.conversation, _RECALLED_EXCHANGES)
+                read = time.perf_counter()
+                answer = await self._answer(request, recalled, listener)
             turn = Turn(
                 conversation=request.conversation,
                 message=request.message,
-                reply=text,
-                intent=intent and Intent.model_validate(intent.model_dump(exclude={"reply"})),
-                model=model,
-                degraded=[] if intent else ["intent"],
+                reply=answer.text,
+                intent=answer.intent,
+                model=answer.model,
+                degraded=[] if answer.intent else ["intent"],
                 timings=Timings(
-                    waiting_ms=_ms(began, taken),
-                    recall_ms=_ms(taken, read),
-                    intent_ms=_ms(read, classified),
-                    reply_ms=_ms(classified, time.perf_counter()),
+                    waiting_ms=_ms(taken - began),
+                    recall_ms=_ms(read - taken),
+                    intent_ms=_ms(answer.intent_s),
+                    reply_ms=_ms(answer.reply_s),
                 ),
             )
-            exchange_id = await self.memory.append(turn, recalled.number, key)
+            exchange_id = await _finish(self.memory.append(turn, recalled.number, key))
         return ChatReply(id=exchange_id, **turn.model_dump())
 
-    async def _words(
-        self, message: str, recalled: Recalled, intent: IntentAnswer | None, clock: _Clock
-    ) -> tuple[str, str]:
-        """The reply and the name of what made it."""
-        if intent is not None and intent.reply is not None:
-            return intent.reply, FIXED_REPLY_MODEL
+    async def _answer(self, request: ChatRequest, recalled: Recalled, listener: Listener | None) -> _Answer:
+        """The model reads and writes while the intent is found; a fixed reply for the intent stops it."""
+        began = time.perf_counter()
         history = [text for turn in recalled.turns for text in (turn.message, turn.reply)]
-        return await self._generate([*history, message], clock.left_s)
+        held = _HeldBack(listener) if listener else None
+        making = asyncio.create_task(
+            self._generate([*history, request.message], request.seed, held.on_text if held else None)
+        )
+        try:
+            found = await self.intents.classify(request.message)
+            intent_s = time.perf_counter() - began
+            intent = found and Intent.model_validate(found.model_dump(exclude={"reply"}))
+            fixed = found.reply if found else None
+            if fixed is None and making.done():
+                making.result()  # raises what failed at once, before the listener has heard anything
+            if held:
+                held.begin(intent, instead=fixed)
+            if fixed is not None:
+                return _Answer(intent, fixed, FIXED_REPLY_MODEL, intent_s, intent_s)
+            text, model = await making
+            return _Answer(intent, text, model, intent_s, time.perf_counter() - began)
+        finally:
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
 
-    async def generate(self, turns: Sequence[str]) -> tuple[str, str]:
+    async def generate(self, turns: Sequence[str], seed: int | None = None) -> tuple[str, str]:
         """The bare model's next turn and the model's name; nothing is read or stored."""
-        return await self._generate(turns, self.deadline_s)
+        async with _until(_from_now(self.deadline_s)):
+            return await self._generate(turns, seed, None)
 
-    async def _generate(self, turns: Sequence[str], deadline_s: float) -> tuple[str, str]:
-        served = self.slot.served
-        with INFERENCE.labels("dialogue", served.name).time():
-            text = await self.worker.run(partial(served.model.reply, turns), deadline_s=deadline_s)
+    async def _generate(
+        self, turns: Sequence[str], seed: int | None, on_text: OnText | None
+    ) -> tuple[str, str]:
+        served, began = self.slot.served, time.perf_counter()
+        text = await served.model.reply(turns, seed=seed, on_text=on_text)
+        INFERENCE.labels("dialogue", served.name).observe(time.perf_counter() - began)
         return text, served.name
 
     async def forget(self, conversation: str) -> Forgotten:
@@ -114,5 +172,29 @@ class Chat:
             return await self.memory.forget(conversation)
 
 
-def _ms(began: float, ended: float) -> float:
-    return round((ended - began) * 1000, 1)
+def _from_now(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+@asynccontextmanager
+async def _until(ends: float) -> AsyncIterator[None]:
+    """Cancels what is done within at `ends` (the loop's time). Raises DeadlineExceeded then."""
+    try:
+        async with asyncio.timeout_at(ends):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded from None
+
+
+async def _finish(work: Awaitable[T]) -> T:
+    """The result of `work`, which is done to its end even when the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -31,6 +31,26 @@ ExchangeId = Annotated[
     ),
 ]
 Rating = Literal["positive", "negative"]
+Seed = Annotated[
+    int | None,
+    Field(
+        strict=True,
+        ge=0,
+        le=2**63 - 1,
+        description="Makes the same reply again where history, model and route are the same. "
+        "Without one it is random.",
+        examples=[7],
+    ),
+]
+Key = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=255,
+        description="The same key and body get the stored reply again, so a retry is safe.",
+        examples=["7d1f2c9e-first-hello"],
+    ),
+]
 
 
 class ChatRequest(Request):
@@ -38,6 +58,13 @@ class ChatRequest(Request):
 
     message: Text = Field(examples=["Hi, how are you?"])
     conversation: ConversationName = DEFAULT_CONVERSATION
+    seed: Seed = None
+
+
+class SocketRequest(ChatRequest):
+    """The same over the WebSocket, which has no headers for each message."""
+
+    key: Key | None = None
 
 
 class Timings(BaseModel):
@@ -45,9 +72,11 @@ class Timings(BaseModel):
 
     waiting_ms: float = Field(description="For the conversation's turn before this one.", examples=[0.1])
     recall_ms: float = Field(description="Reading the newest exchanges from Redis.", examples=[0.8])
-    intent_ms: float = Field(description="For the intent service's answer.", examples=[11.2])
+    intent_ms: float = Field(description="Until the intent service answered.", examples=[11.2])
     reply_ms: float = Field(
-        description="Making the reply, the wait for the model included.", examples=[182.5]
+        description="Until the reply was made, counted from the same moment: "
+        "the model begins while the intent is being found.",
+        examples=[182.5],
     )
 
 
@@ -80,6 +109,18 @@ class _Identified(BaseModel):
 
 class ChatReply(Said, _Identified):
     """The reply, once it is stored."""
+
+
+class IntentEvent(BaseModel):
+    """The first event of a streamed turn."""
+
+    intent: Intent | None = Field(description="null: the intent service gave no answer in time.")
+
+
+class TokenEvent(BaseModel):
+    """A piece of a streamed reply; the pieces joined are the reply."""
+
+    text: str = Field(examples=["I'm doing"])
 
 
 class Feedback(BaseModel):
@@ -169,6 +210,7 @@ class GenerateRequest(Request):
     """A text for the bare model."""
 
     input: Text = Field(examples=["Tell me a joke."])
+    seed: Seed = None
 
 
 class GenerateReply(BaseModel):

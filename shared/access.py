@@ -12,7 +12,10 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class BodyLimit:
-    """Refuses a body of more than MAX_BODY_BYTES: by its Content-Length at once, else when it gets there."""
+    """Refuses a body of more than MAX_BODY_BYTES: by its Content-Length at once, else when it gets there.
+
+    The server itself bounds the messages of a WebSocket, before they are whole.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -41,19 +44,23 @@ class BodyLimit:
 
 
 class BearerKey:
-    """Lets a request through only with `Authorization: Bearer <key>` (RFC 6750); /health/* is open."""
+    """Lets requests and WebSockets through only with `Authorization: Bearer <key>` (RFC 6750).
+
+    /health/* is open.
+    """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self.app = app
-        self._expected = f"Bearer {key}".encode()
+        self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or scope["path"].startswith("/health/"):
+        if scope["type"] == "lifespan" or scope["path"].startswith("/health/"):
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("authorization", "").encode()
-        if hmac.compare_digest(given, self._expected):
+        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        # A scheme is the same in any case (RFC 9110, section 11.1).
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key):
             await self.app(scope, receive, send)
         else:
             refusal = Unauthorized(headers={"WWW-Authenticate": "Bearer"})

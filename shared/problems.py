@@ -3,6 +3,7 @@
     Problem
      ├─ MalformedBody        400  the body is not JSON
      ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
+     ├─ ForeignOrigin        403  a WebSocket that another site's page opened
      ├─ NotFound             404  no such route or thing
      ├─ MethodNotAllowed     405
      ├─ KeyInUse             409  a request with this Idempotency-Key is still running
@@ -12,6 +13,7 @@
      ├─ KeyReused            422  this Idempotency-Key belongs to another body
      ├─ CatalogInvalid       422  the catalogue file has a mistake
      ├─ Overloaded           429  a queue is full
+     ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
@@ -117,6 +119,13 @@ class Unauthorized(Problem):
     advice = "Send the header Authorization: Bearer <the value of API_KEY>."
 
 
+class ForeignOrigin(Problem):
+    """A page of another site opened this WebSocket; browsers let it, and send its origin along."""
+
+    slug, title, status = "foreign-origin", "Pages of other sites may not talk here", 403
+    advice = "Open the WebSocket from a page of this host, or from a program that sends no Origin header."
+
+
 class NotFound(Problem):
     """No such route or thing."""
 
@@ -180,6 +189,12 @@ class Overloaded(Problem):
     advice = "Send it again after the seconds named in Retry-After."
 
 
+class ClientGone(Problem):
+    """The caller hung up before the answer. The number is nginx's; the standard has none."""
+
+    slug, title, status = "client-gone", "The caller hung up", 499
+
+
 class InternalError(Problem):
     """A bug."""
 
@@ -238,12 +253,16 @@ def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
 
 
 def _as_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with each problem's schema where its examples are; FastAPI files it as plain JSON."""
+    """The document with each problem's schema where its examples are.
+
+    FastAPI files it under the media type of the route's good answer.
+    """
     for operation in (op for path in document["paths"].values() for op in path.values()):
         for response in operation["responses"].values():
             content = response.get("content", {})
             if MEDIA_TYPE in content:
-                content[MEDIA_TYPE] |= content.pop("application/json", {})
+                for filed in content.keys() - {MEDIA_TYPE}:
+                    content[MEDIA_TYPE] |= content.pop(filed)
     return document
 
 

@@ -104,6 +104,7 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+        ws_max_size=MAX_BODY_BYTES,  # of one message; a larger one is answered with close code 1009
     )
 
 

@@ -1,5 +1,6 @@
 """What is seen from outside: one log line and one metric per request, tied together by a request id."""
 
+import asyncio
 import datetime
 import json
 import logging
@@ -20,7 +21,11 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _ACCEPTED_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _QUIET_PATHS = ("/health/", "/metrics")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WEBSOCKET = "WEBSOCKET"
+"""Stands where a method would: for a connection (status 101), and for each message on it."""
+SWITCHED = 101
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", WEBSOCKET})
+_ANSWERS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
 REQUESTS = Counter("http_requests_total", "Requests answered.", ("service", "method", "route", "status"))
 LATENCY = Histogram(
@@ -83,6 +88,7 @@ def configure_logging(style: str) -> None:
 class RequestTelemetry:
     """ASGI middleware: takes or makes the X-Request-ID, returns it, logs and counts the request.
 
+    A WebSocket is one request, which ends when it is closed; all on it carries the id of its handshake.
     A bug ends here too, as a problem that still carries the id.
     """
 
@@ -92,7 +98,7 @@ class RequestTelemetry:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
@@ -102,9 +108,11 @@ class RequestTelemetry:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in _ANSWERS:
+                status = message.get("status", SWITCHED)
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = this_id
+            elif message["type"] == "websocket.close":
+                status = status or 403  # what a server answers when a WebSocket is closed before it is open
             await send(message)
 
         try:
@@ -115,20 +123,34 @@ class RequestTelemetry:
                 raise
             await InternalError().response()(scope, receive, send_with_id)
         finally:
+            if scope["type"] == "websocket" and status != SWITCHED:
+                # Uvicorn takes note of a refused handshake one turn of the loop later, and before that would
+                # log that there was none.
+                await asyncio.sleep(0)
             self._record(scope, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's template and a known method: what callers make up would make series without end.
         route = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        REQUESTS.labels(self.service, method, route, status).inc()
-        LATENCY.labels(self.service, route).observe(seconds)
-        if not scope["path"].startswith(_QUIET_PATHS):
-            fields = {
-                "service": self.service,
-                "method": method,
-                "route": route,
-                "status": status,
-                "ms": round(seconds * 1000, 1),
-            }
-            logger.info("request", extra={"fields": fields})
+        given = scope.get("method", WEBSOCKET)
+        method = given if given in _METHODS else "other"
+        quiet = scope["path"].startswith(_QUIET_PATHS)
+        record(self.service, method, route, status, seconds, quiet=quiet)
+
+
+def record(
+    service: str, method: str, route: str, status: int, seconds: float, *, quiet: bool = False
+) -> None:
+    """Count one answered request and, unless `quiet`, log it."""
+    REQUESTS.labels(service, method, route, status).inc()
+    if status != SWITCHED:  # how long a WebSocket stays open says nothing about speed
+        LATENCY.labels(service, route).observe(seconds)
+    if not quiet:
+        fields = {
+            "service": service,
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1000, 1),
+        }
+        logger.info("request", extra={"fields": fields})

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header
+from starlette.requests import HTTPConnection
 
 from dialogue_service.chat import Chat
+from dialogue_service.contracts import ChatRequest, Key
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import Memory
+from dialogue_service.memory import IdempotencyKey, Memory
 from shared.problems import (
     ContentTooLarge,
     InvalidBody,
@@ -27,8 +29,8 @@ class State:
     feedback: FeedbackStore
 
 
-def _state(request: Request) -> State:
-    state: State = request.state.dialogue
+def _state(connection: HTTPConnection) -> State:
+    state: State = connection.state.dialogue
     return state
 
 
@@ -57,6 +59,15 @@ ChatDep = Annotated[Chat, Depends(_chat)]
 MemoryDep = Annotated[Memory, Depends(_memory)]
 FeedbackDep = Annotated[FeedbackStore, Depends(_feedback)]
 AnsweringMemoryDep = Annotated[Memory, Depends(_answering_memory)]
+KeyHeader = Annotated[Key | None, Header(alias="Idempotency-Key")]
+
+
+def key_of(key: str | None, body: ChatRequest) -> IdempotencyKey | None:
+    """The key a caller gave, bound to what it was given for."""
+    if key is None:
+        return None
+    return IdempotencyKey.of(key, body.model_dump_json(exclude={"key"}, exclude_none=True))
+
 
 BODY_PROBLEMS: tuple[type[Problem], ...] = (MalformedBody, ContentTooLarge, InvalidBody)
 COMMON_PROBLEMS: tuple[type[Problem], ...] = (Unauthorized, MemoryUnavailable)

@@ -17,9 +17,11 @@ from transformers import (
 )
 
 from dialogue_service import prompt
+from dialogue_service.generation import OnText
 from shared.checkpoint import load_model, load_tokenizer
 from shared.hub import ModelUnavailable
 from shared.problems import EmptyReply
+from shared.worker import Worker
 
 _ATTEMPTS = 3
 _NO_REPEAT_NGRAM = 4
@@ -31,7 +33,7 @@ _SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s|$)")
 class LocalGenerator:
     """Samples replies with `generate`. Not for two threads at once: torch's random state is the process's."""
 
-    def __init__(self, folder: Path, *, context_tokens: int, reply_tokens: int) -> None:
+    def __init__(self, folder: Path, *, context_tokens: int, reply_tokens: int, queue: int = 32) -> None:
         """Load the model in `folder`. Raises ModelUnavailable, or whatever a broken folder makes it raise."""
         self._model = load_model(AutoModelForCausalLM, folder)
         self._tokenizer = load_tokenizer(folder)
@@ -54,9 +56,28 @@ class LocalGenerator:
                 "Set DIALOGUE_REPLY_TOKENS lower, or name another model.",
                 lasting=True,
             )
+        self._worker = Worker("inference", capacity=queue).__enter__()
 
-    def reply(self, turns: Sequence[str], stop: threading.Event) -> str:
+    async def reply(
+        self, turns: Sequence[str], *, seed: int | None = None, on_text: OnText | None = None
+    ) -> str:
         """Sample the next turn; see Generator."""
+        reply = await self._worker.run(lambda stop: self._seeded(turns, seed, stop))
+        if on_text:
+            on_text(reply)
+        return reply
+
+    def warm_up(self) -> None:
+        """One real reply."""
+        self._reply(["Hello!"], threading.Event())
+
+    def _seeded(self, turns: Sequence[str], seed: int | None, stop: threading.Event) -> str:
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            return self._reply(turns, stop)
+
+    def _reply(self, turns: Sequence[str], stop: threading.Event) -> str:
         ids = prompt.encode(self._tokenizer, turns, self._window)
         for _ in range(_ATTEMPTS):
             reply = self._sample(ids, stop)

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from dialogue_service.app import create_app
 from dialogue_service.settings import DialogueSettings
@@ -15,6 +16,13 @@ from tests import checkpoints
 from tests.servers import serving, wait_until
 
 Start = Callable[..., httpx.Client]
+
+INTENT = {
+    "label": "greeting",
+    "score": 0.9,
+    "ranking": [{"label": "greeting", "score": 0.9}, {"label": "thanks", "score": 0.1}],
+    "model": "m",
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +63,16 @@ def start(redis_url: str, tiny_model: Path) -> Iterator[Start]:
 def client(start: Start) -> httpx.Client:
     """The service with its defaults."""
     return start()
+
+
+@pytest.fixture(scope="session")
+def intents() -> Iterator[str]:
+    """An intent service that knows "forget me", for which it has a fixed reply."""
+    app = FastAPI()
+
+    @app.post("/intent")
+    async def intent(body: dict[str, str]) -> dict[str, object]:
+        return INTENT | {"reply": "DELETE /memory does that."} if body["text"] == "forget me" else INTENT
+
+    with serving(app) as url:
+        yield url

@@ -30,9 +30,15 @@ BAD_BODIES = {
     "a lone surrogate": (b'{"message": "\\ud800"}', 422),
     "an unknown field": (b'{"message": "hi", "mesage": "hi"}', 422),
     "a bad conversation name": (b'{"message": "hi", "conversation": "../x y"}', 422),
+    "a negative seed": (b'{"message": "hi", "seed": -1}', 422),
+    "a seed beyond 63 bits": (b'{"message": "hi", "seed": 9223372036854775808}', 422),
+    "a seed in words": (b'{"message": "hi", "seed": "7"}', 422),
+    "half a seed": (b'{"message": "hi", "seed": 0.5}', 422),
+    "a truth for a seed": (b'{"message": "hi", "seed": true}', 422),
     "a long message": (b'{"message": "' + b"a" * 4001 + b'"}', 413),
     "a megabyte": (b'{"message": "' + b"a" * 2**20 + b'"}', 413),
 }
+NEED_MORE_IN_FEEDBACK = {"an unknown field", "a bad conversation name", "a long message"}
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +49,14 @@ def shared_client(redis_server: RedisServer, tiny_model: Path) -> Iterator[httpx
 
 
 @pytest.mark.parametrize("case", BAD_BODIES)
-@pytest.mark.parametrize("path", ["/chat", "/generate", "/feedback"])
+@pytest.mark.parametrize("path", ["/chat", "/chat/stream", "/generate", "/feedback"])
 def test_bad_input_is_a_problem_and_nothing_is_stored(
     shared_client: httpx.Client, redis_url: str, case: str, path: str
 ) -> None:
     body, status = BAD_BODIES[case]
-    if path != "/chat":
+    if not path.startswith("/chat"):
         body = body.replace(b'"message"', b'"input"')
-    if path == "/feedback" and case in ("an unknown field", "a bad conversation name", "a long message"):
+    if path == "/feedback" and case in NEED_MORE_IN_FEEDBACK:
         body = body[:-1] + b', "response": "b", "feedback": "positive"}'
     answer = shared_client.post(path, content=body, headers=JSON)
     assert answer.status_code == status, answer.text

@@ -2,77 +2,21 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from redis import Redis
 
 from dialogue_service.generation.local import LocalGenerator
 from shared.problems import EmptyReply
-from tests.dialogue_service.conftest import Start
+from tests.dialogue_service.conftest import INTENT, Start
+from tests.dialogue_service.talking import Talker, calling, chat, logged, messages
 from tests.servers import RedisServer, serving, wait_until
-
-INTENT = {
-    "label": "greeting",
-    "score": 0.9,
-    "ranking": [{"label": "greeting", "score": 0.9}, {"label": "thanks", "score": 0.1}],
-    "model": "m",
-}
-
-
-@pytest.fixture(scope="module")
-def intents() -> Iterator[str]:
-    """An intent service that knows "forget me", for which it has a fixed reply."""
-    app = FastAPI()
-
-    @app.post("/intent")
-    async def intent(body: dict[str, str]) -> dict[str, object]:
-        return INTENT | {"reply": "DELETE /memory does that."} if body["text"] == "forget me" else INTENT
-
-    with serving(app) as url:
-        yield url
-
-
-def chat(client: httpx.Client, message: str, **headers: str) -> httpx.Response:
-    return client.post("/chat", json={"message": message}, headers=headers)
-
-
-def messages(client: httpx.Client, conversation: str = "default") -> list[str]:
-    page = client.get("/memory", params={"conversation": conversation}).raise_for_status().json()
-    return [exchange["message"] for exchange in page["exchanges"]]
-
-
-class Slow:
-    """Makes every reply wait until it is let go, or told to stop; and then fail if asked to."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go, self.began, self.stopped = threading.Event(), threading.Event(), threading.Event()
-        self.fails = False
-        real = LocalGenerator.reply
-
-        def reply(generator: LocalGenerator, turns: list[str], stop: threading.Event) -> str:
-            if turns == ["Hello!"]:  # the warm-up
-                return real(generator, turns, stop)
-            self.began.set()
-            while not self.go.wait(0.01):
-                if stop.is_set():
-                    self.stopped.set()
-                    break
-            if self.fails:
-                raise EmptyReply
-            return real(generator, turns, stop)
-
-        monkeypatch.setattr(LocalGenerator, "reply", reply)
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    made = Slow(monkeypatch)
-    yield made
-    made.go.set()
 
 
 def test_the_answer_has_everything_and_is_what_the_memory_holds(start: Start, intents: str) -> None:
@@ -99,15 +43,56 @@ def test_a_fixed_reply_is_used_word_for_word(start: Start, intents: str) -> None
     assert (answer["reply"], answer["model"]) == ("DELETE /memory does that.", "catalog")
 
 
+def test_a_fixed_reply_stops_the_model(start: Start, intents: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = start(DIALOGUE_INTENT_URL=intents)
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    assert chat(client, "forget me").json()["model"] == "catalog"
+    assert talker.stopped.is_set()
+
+
+def test_a_fixed_reply_needs_no_model(start: Start, intents: str, tmp_path: Path) -> None:
+    client = start(ready=False, DIALOGUE_MODEL=tmp_path, DIALOGUE_INTENT_URL=intents)
+    assert chat(client, "forget me").raise_for_status().json()["model"] == "catalog"
+    assert chat(client, "Hi").status_code == 503
+
+
+@pytest.fixture
+def patient() -> Iterator[tuple[str, threading.Event]]:
+    """An intent service that answers once it is let go."""
+    app, go = FastAPI(), threading.Event()
+
+    @app.post("/intent")
+    def intent(_: dict[str, str]) -> dict[str, object]:
+        assert go.wait(30)
+        return INTENT
+
+    with serving(app) as url:
+        yield url, go
+
+
+def test_the_model_begins_before_the_intent_is_known(
+    start: Start, patient: tuple[str, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, go = patient
+    client = start(DIALOGUE_INTENT_URL=url, DIALOGUE_INTENT_TIMEOUT=30)
+    talker = Talker.instead(monkeypatch)
+    with ThreadPoolExecutor(1) as pool:
+        talk = pool.submit(chat, client, "Hi")
+        assert talker.began.wait(5)
+        assert not talk.done()
+        go.set()
+        assert talk.result().json()["intent"] == INTENT
+
+
 def test_the_model_reads_what_was_said_before_and_nothing_that_was_forgotten(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[list[str]] = []
     real = LocalGenerator.reply
 
-    def reply(generator: LocalGenerator, turns: list[str], stop: threading.Event) -> str:
+    async def reply(generator: LocalGenerator, turns: Sequence[str], **options: Any) -> str:
         read.append(list(turns))
-        return real(generator, turns, stop)
+        return await real(generator, turns, **options)
 
     monkeypatch.setattr(LocalGenerator, "reply", reply)
     first = chat(client, "one").json()["reply"]
@@ -138,35 +123,43 @@ def test_concurrent_messages_are_all_stored_in_one_order(client: httpx.Client) -
     assert ids == sorted(answer["id"] for answer in answers)
 
 
-def test_a_late_reply_is_a_504_and_leaves_nothing(start: Start, slow: Slow) -> None:
+def test_a_late_reply_is_a_504_and_leaves_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     client = start(DIALOGUE_DEADLINE="1")
+    talker = Talker.instead(monkeypatch, waits_at=2)
     answer = chat(client, "Hi")
     assert (answer.status_code, answer.json()["type"]) == (504, "urn:parley:problem:deadline-exceeded")
-    assert slow.stopped.wait(5), "the model went on computing"
+    assert talker.stopped.wait(5), "the model went on computing"
     assert messages(client) == []
+    assert client.post("/generate", json={"input": "Hi"}).status_code == 504
 
 
-def test_more_turns_than_the_queue_holds_are_refused_at_once(start: Start, slow: Slow) -> None:
+def test_more_turns_than_the_queue_holds_are_refused_at_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = start(DIALOGUE_QUEUE="1")
+    talker = Talker.instead(monkeypatch, waits_at=0)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(chat, client, "Hi")
-        assert slow.began.wait(5)
+        assert talker.began.wait(5)
         refusal = client.post("/chat", json={"message": "Hi", "conversation": "other"})
         assert (refusal.status_code, refusal.json()["type"]) == (429, "urn:parley:problem:overloaded")
         assert int(refusal.headers["Retry-After"]) >= 1
         assert client.get("/health/live").status_code == 200
-        slow.go.set()
+        talker.go.set()
         assert waiting.result().status_code == 200
 
 
-def test_forgetting_waits_for_the_reply_under_way(client: httpx.Client, slow: Slow) -> None:
+def test_forgetting_waits_for_the_reply_under_way(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=0)
     with ThreadPoolExecutor(2) as pool:
         talk = pool.submit(chat, client, "Hi")
-        assert slow.began.wait(5)
+        assert talker.began.wait(5)
         forget = pool.submit(client.delete, "/memory")
         time.sleep(0.1)  # gives a wrong implementation the time to be wrong
         assert not forget.done()
-        slow.go.set()
+        talker.go.set()
         assert talk.result().status_code == 200
         assert forget.result().json()["forgotten"] == 1
     assert messages(client) == []
@@ -180,17 +173,86 @@ def test_the_same_key_gets_the_same_reply_and_one_exchange(client: httpx.Client)
     assert (other.status_code, other.json()["type"]) == (422, "urn:parley:problem:idempotency-key-reused")
 
 
-def test_a_key_whose_request_runs_is_in_use_and_free_again_after_a_failure(start: Start, slow: Slow) -> None:
-    client, slow.fails = start(), True
+def test_a_key_whose_request_runs_is_in_use_and_free_again_after_a_failure(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    talker.fails = EmptyReply()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(chat, client, "Hi", **{"Idempotency-Key": "k"})
-        assert slow.began.wait(5)
+        assert talker.began.wait(5)
         again = chat(client, "Hi", **{"Idempotency-Key": "k"})
         assert (again.status_code, again.json()["type"]) == (409, "urn:parley:problem:idempotency-key-in-use")
-        slow.go.set()
+        talker.go.set()
         assert running.result().status_code == 503
-    slow.fails = False
+    talker.fails = None
     assert chat(client, "Hi", **{"Idempotency-Key": "k"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/chat", "/generate"])
+def test_who_hangs_up_stops_the_work_and_leaves_nothing(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("INFO")
+    talker = Talker.instead(monkeypatch, waits_at=2)
+    body = {"message": "Hi"} if path == "/chat" else {"input": "Hi"}
+    with calling(client, path, body, **{"Idempotency-Key": "k"}):
+        assert talker.began.wait(5)
+    assert talker.stopped.wait(5), "the model went on computing"
+    wait_until(lambda: logged(caplog, path) == [("POST", 499)])
+    assert messages(client) == []
+    talker.waits_at = None
+    wait_until(lambda: chat(client, "Hi", **{"Idempotency-Key": "k"}).status_code == 200)
+    assert messages(client) == ["Hi"]
+
+
+def test_who_hangs_up_while_waiting_for_a_turn_never_gets_it(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(chat, client, "first")
+        assert talker.began.wait(5)
+        with calling(client, "/chat", {"message": "gone"}):
+            time.sleep(0.1)  # until it waits
+        wait_until(lambda: logged(caplog, "/chat") == [("POST", 499)])
+        talker.go.set()
+        assert first.result().status_code == 200
+    chat(client, "last").raise_for_status()
+    assert messages(client) == ["first", "last"]
+
+
+def test_storing_that_has_begun_is_finished_though_the_caller_hangs_up(
+    client: httpx.Client, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    key = {"Idempotency-Key": "k"}
+    with Redis.from_url(redis_url) as redis:
+        with calling(client, "/chat", {"message": "Hi"}, **key):
+            assert talker.began.wait(5)
+            redis.execute_command("CLIENT PAUSE 30000 WRITE")
+            talker.go.set()
+            wait_until(lambda: redis.info("clients")["blocked_clients"])
+        time.sleep(0.2)  # gives a wrong implementation the time to give up
+        redis.execute_command("CLIENT UNPAUSE")
+    wait_until(lambda: messages(client) == ["Hi"])
+    again = chat(client, "Hi", **key).raise_for_status().json()
+    assert again["reply"] == "".join(talker.pieces)
+    assert messages(client) == ["Hi"]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/generate"])
+def test_a_seed_makes_the_same_reply_again(client: httpx.Client, path: str) -> None:
+    def reply(seed: int) -> str:
+        said = {"message": "Hi", "conversation": str(len(seen))} if path == "/chat" else {"input": "Hi"}
+        answer = client.post(path, json=said | {"seed": seed}).raise_for_status().json()
+        seen.append(answer.get("reply") or answer["response"])
+        return str(seen[-1])
+
+    seen: list[str] = []
+    assert reply(7) == reply(7)
+    assert len({reply(seed) for seed in (0, 1, 2, 2**63 - 1)}) > 1
 
 
 def test_without_redis_nothing_is_answered_and_all_is_well_once_it_is_back(

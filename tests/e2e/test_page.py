@@ -1,34 +1,20 @@
 """The chat page in a real browser."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from tests.outside import need
+from tests.browser import browsing
 from tests.parley import Parley
-
-_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-_OPTIONS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 @pytest.fixture
 def page(parley: Parley) -> Iterator[Page]:
-    """The page, with an empty memory; a script error fails the test."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    need(chromium, "chromium")
+    """The page, with an empty memory."""
     parley.client.delete("/memory")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_OPTIONS)
-        page = browser.new_page()
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("dialog", lambda dialog: dialog.accept())
-        page.goto(parley.urls["dialogue"])
+    with browsing(parley.urls["dialogue"]) as page:
         yield page
-        browser.close()
-    assert errors == []
 
 
 def test_talking_voting_coming_back_and_forgetting(page: Page, parley: Parley) -> None:

@@ -23,6 +23,7 @@ def test_there_are_commands_to_try() -> None:
 def test_every_bash_block_works_as_it_stands(parley: Parley, block: str) -> None:
     here = block.replace("http://127.0.0.1:8000", parley.urls["dialogue"])
     here = here.replace("http://127.0.0.1:8001", parley.urls["intent"])
+    here = here.replace("ws://127.0.0.1:8000", parley.urls["dialogue"].replace("http", "ws"))
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", here], capture_output=True, text=True, timeout=120, check=False
     )

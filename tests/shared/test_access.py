@@ -1,12 +1,15 @@
 """No body beyond the limit gets in, and with a key nobody gets in without it."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from shared import problems
 from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit
@@ -34,6 +37,11 @@ def _app() -> FastAPI:
     @app.get("/healthy")
     async def healthy() -> str:
         return "healthy"
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(await socket.receive_text())
 
     return app
 
@@ -119,6 +127,8 @@ def test_a_content_length_that_is_no_number_reaches_nobody(declared: bytes) -> N
         b"Bearer " + KEY.encode() + b"x",
         b"Bearer " + KEY[:-1].encode(),
         b"Bearer \xff\xfe\xe9",
+        b"Bearers " + KEY.encode(),
+        b"Bearer" + KEY.encode(),
     ],
 )
 def test_without_the_right_key_nobody_passes(keyed: httpx.Client, given: bytes | None) -> None:
@@ -132,8 +142,22 @@ def test_a_route_that_does_not_exist_is_not_told_apart_without_a_key(keyed: http
     assert keyed.get("/nothing").status_code == 401
 
 
-def test_with_the_right_key_everything_is_open(keyed: httpx.Client) -> None:
-    assert keyed.get("/healthy", headers={"Authorization": f"Bearer {KEY}"}).json() == "healthy"
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_with_the_right_key_everything_is_open(keyed: httpx.Client, scheme: str) -> None:
+    assert keyed.get("/healthy", headers={"Authorization": f"{scheme} {KEY}"}).json() == "healthy"
+
+
+def test_a_websocket_needs_the_key_too(keyed: httpx.Client) -> None:
+    url = f"ws{str(keyed.base_url).removeprefix('http')}/echo"
+    with pytest.raises(InvalidStatus) as refusal, connect(url):
+        pytest.fail("it was let in")
+    answer = refusal.value.response
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert json.loads(answer.body)["type"] == "urn:parley:problem:unauthorized"
+    with connect(url, additional_headers={"Authorization": f"Bearer {KEY}"}) as socket:
+        socket.send("hello")
+        assert socket.recv(timeout=5) == "hello"
 
 
 def test_health_needs_no_key(keyed: httpx.Client) -> None:

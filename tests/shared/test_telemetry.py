@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from shared import problems, telemetry
 from tests.servers import serving
@@ -58,6 +60,17 @@ def _app(service: str) -> FastAPI:
             raise RuntimeError("a bug")
 
         return StreamingResponse(half())
+
+    @router.websocket("/{name}/talk")
+    async def talk(socket: WebSocket, name: str) -> None:
+        if name == "unwanted":
+            raise problems.Unauthorized
+        if name == "early-bug":
+            raise RuntimeError("a bug")
+        await socket.accept()
+        await socket.send_text(await socket.receive_text())
+        if name == "bug":
+            raise RuntimeError("a bug")
 
     @app.get("/health/live")
     async def live() -> str:
@@ -187,6 +200,62 @@ def _record(message: str, **fields: Any) -> logging.LogRecord:
     record = logging.LogRecord("a.logger", logging.WARNING, __file__, 1, message, None, None)
     record.fields = fields
     return record
+
+
+def _talk(url: str, name: str) -> tuple[int, str]:
+    """Status and request id of a handshake; one message is sent and comes back."""
+    address = f"ws{url.removeprefix('http')}/items/{name}/talk"
+    try:
+        with connect(address, additional_headers={"X-Request-ID": "trace-me"}) as socket:
+            socket.send("very-secret")
+            assert socket.recv(timeout=5) == "very-secret"
+            with pytest.raises(ConnectionClosed):
+                socket.recv(timeout=5)
+            answer = socket.response
+    except InvalidStatus as refusal:
+        answer = refusal.response
+    assert answer is not None
+    return answer.status_code, answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "errors"),
+    [("x", 101, 0), ("bug", 101, 1), ("unwanted", 401, 0), ("early-bug", 500, 1)],
+)
+def test_a_websocket_is_a_request_with_an_id_a_line_and_a_count(
+    lines: Lines, name: str, status: int, errors: int
+) -> None:
+    service = f"sockets-{name}"
+    with serving(_app(service)) as url:
+        assert _talk(url, name) == (status, "trace-me")
+    (line,) = _requests(lines)
+    assert (line["method"], line["route"], line["status"]) == ("WEBSOCKET", "/items/{name}/talk", status)
+    assert line["request_id"] == "trace-me"
+    assert _series(service) == {("WEBSOCKET", "/items/{name}/talk", str(status)): 1}
+    assert "secret" not in json.dumps(lines())
+    bugs = [line for line in lines() if line["level"] == "error" and line["logger"] == "shared.telemetry"]
+    assert len(bugs) == errors
+    others = [line for line in lines() if line["level"] == "error" and line["logger"] != "shared.telemetry"]
+    assert others == [] or name == "bug"  # uvicorn says it again when a connection is broken off
+
+
+def test_callers_cannot_make_series_with_websockets() -> None:
+    with serving(_app("no-sockets")) as url:
+        for n in range(3):
+            with (
+                pytest.raises(InvalidStatus) as refusal,
+                connect(f"ws{url.removeprefix('http')}/unknown/{n}"),
+            ):
+                pytest.fail("it was let in")
+    assert refusal.value.response.status_code == 403
+    assert _series("no-sockets") == {("WEBSOCKET", "none", "403"): 3}
+
+
+def test_how_long_a_connection_stays_open_is_no_latency() -> None:
+    with serving(_app("long")) as url:
+        _talk(url, "x")
+    labels = {"service": "long", "route": "/items/{name}/talk"}
+    assert REGISTRY.get_sample_value("http_request_duration_seconds_count", labels) is None
 
 
 def test_a_json_line_is_one_line_whatever_is_in_it() -> None:

@@ -1,0 +1,89 @@
+"""The chat page while a reply is being made, in a real browser."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from shared.problems import EmptyReply
+from tests.browser import browsing
+from tests.dialogue_service.conftest import INTENT, Start
+from tests.dialogue_service.talking import Talker, messages
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def client(start: Start, intents: str) -> httpx.Client:
+    return start(DIALOGUE_INTENT_URL=intents)
+
+
+@pytest.fixture
+def page(client: httpx.Client) -> Iterator[Page]:
+    with browsing(str(client.base_url)) as page:
+        yield page
+
+
+def say(page: Page, message: str) -> None:
+    page.get_by_label("Message").fill(message)
+    page.get_by_role("button", name="Send").click()
+
+
+def test_intent_and_words_appear_as_they_come(
+    client: httpx.Client, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=3)
+    say(page, "Hi <b>there</b>")
+    theirs = page.locator(".theirs")
+    expect(theirs).to_contain_text("".join(talker.pieces[:3]))
+    expect(theirs).to_contain_text(str(INTENT["label"]))
+    expect(page.get_by_role("button", name="positive")).to_have_count(0)
+    talker.go.set()
+    expect(page.get_by_role("button", name="positive")).to_be_visible()
+    expect(theirs).to_contain_text("".join(talker.pieces))
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert messages(client) == ["Hi <b>there</b>"]
+
+
+def test_stop_stops_the_work_and_gives_the_message_back(
+    client: httpx.Client, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=1)
+    say(page, "Hi")
+    expect(page.locator(".theirs")).to_contain_text(talker.pieces[0])
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("li")).to_have_count(0)
+    expect(page.get_by_label("Message")).to_have_value("Hi")
+    expect(page.get_by_label("Message")).to_be_focused()
+    assert talker.stopped.wait(5), "the model went on computing"
+    assert messages(client) == []
+
+
+def test_a_failure_on_the_way_is_said_and_the_message_kept(
+    client: httpx.Client, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch, waits_at=1)
+    talker.fails = EmptyReply()
+    say(page, "Hi")
+    expect(page.locator(".theirs")).to_contain_text(talker.pieces[0])
+    talker.go.set()
+    expect(page.locator(".problem")).to_contain_text(EmptyReply.title)
+    expect(page.get_by_label("Message")).to_have_value("Hi")
+    assert messages(client) == []
+
+
+@pytest.mark.parametrize("break_off", ["before", "after"])
+def test_a_stream_that_breaks_off_is_asked_for_as_a_whole_and_nothing_is_said_twice(
+    client: httpx.Client, page: Page, break_off: str
+) -> None:
+    def cut(route: Any) -> None:
+        if break_off == "after":  # the turn is stored, the answer is lost on the way
+            route.fetch()
+        route.abort()
+
+    page.route("**/chat/stream", cut)
+    say(page, "Hi")
+    expect(page.get_by_role("button", name="positive")).to_be_visible()
+    wait_until(lambda: messages(client) == ["Hi"])
+    expect(page.locator(".problem")).to_have_count(0)
