@@ -38,7 +38,7 @@ class VersionFault(ValueError):
 
 
 class About(BaseModel):
-    """What `version.json` says. `parent` is the version or model it was made from, `files` maps to SHA-256."""
+    """What `version.json` says: `parent` is what it was made from, `files` path to SHA-256."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -2,9 +2,11 @@
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+from shared import hub
 from shared.contracts import Models, ModelVersion
 from shared.hub import ModelUnavailable
 from shared.model_slot import ModelSlot, Served, Source
@@ -154,7 +156,10 @@ class Versions(Generic[M]):
     def _source(self, version: str) -> Source:
         if version == CONFIGURED and self._configured:
             return self._configured
-        return Source(version, name=version, fetch=lambda name, *_: self._registry.folder(name))
+        return Source(version, name=version, fetch=self._fetch)
+
+    def _fetch(self, version: str, *more: Any) -> Path:
+        return hub.fetch(str(self._registry.folder(version)), *more)
 
     def _version(self, name: str, about: About | ModelUnavailable | None) -> ModelVersion:
         known = about.model_dump(exclude={"files"}) if isinstance(about, About) else {}
