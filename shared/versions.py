@@ -75,12 +75,14 @@ class Versions(Generic[M]):
         """
         if not self._exists(version):
             raise NotFound("There is no such model version. GET /models lists those there are.")
-        before = self._pointer
-        if version == before.active:
-            return self._serves(version) or await self._change(before)
-        return await self._change(
-            Pointer(active=version, history=(*before.history, before.active)[-MAX_HISTORY:])
-        )
+        active, history = self._pointer.active, self._pointer.history
+        if version != active:
+            return await self._change(Pointer(active=version, history=(*history, active)[-MAX_HISTORY:]))
+        if self._serves(version):
+            return True
+        if self._starting and not self._starting.done():
+            return False  # it is on its way
+        return await self._change(self._pointer)
 
     async def rollback(self) -> bool:
         """Go back to the version that was active before. As `activate`; raises NothingToRollBack too."""

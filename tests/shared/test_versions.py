@@ -336,6 +336,16 @@ async def test_an_activation_goes_before_what_start_up_is_still_after(
         assert (models.serving, models.active) == ("v1", "v1")
 
 
+async def test_what_is_on_its_way_already_is_not_begun_anew(
+    service: Service, hub_away: str, checkpoint: Checkpoint
+) -> None:
+    service.configured = hub_away
+    async with service.running(standin=str(checkpoint("standin"))) as versions:
+        before = await until(versions, lambda models: models.failed)
+        assert not await versions.activate("configured")
+        assert await versions.models() == before
+
+
 async def test_after_a_failed_activation_start_up_goes_on(
     service: Service, hub_away: str, tmp_path: Path
 ) -> None:
