@@ -137,7 +137,7 @@ class ModelSlot(Generic[M]):
             return False
         finally:
             self._loading = None
-        if not stands_in:
+        if not stands_in or (self._failed and self._failed.name == name):
             self._failed = None
         logger.info("%s is in service", name)
         return True

@@ -348,6 +348,12 @@ async def test_what_stands_in_leaves_the_failure_standing(
     failed = slot.status().failed
     assert failed is not None and failed.name == "bare"
 
+    bare = checkpoint("other").rename(tmp_path / "bare" / "other")
+    for file in bare.iterdir():
+        file.rename(tmp_path / "bare" / file.name)
+    assert await slot.put(str(tmp_path / "bare"), stands_in=True)
+    assert slot.status().failed is None, "what failed serves now"
+
 
 async def test_what_cannot_get_better_is_not_tried_again(loader: Worker, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()

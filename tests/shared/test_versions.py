@@ -1,8 +1,11 @@
 """Which version serves: after a start, an activation, a rollback, and after everything that can go wrong."""
 
 import asyncio
+import gc
+import logging
 import shutil
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -290,6 +293,33 @@ async def test_a_failure_after_the_answer_is_told_by_the_list(
         models = await until(versions, lambda models: models.failed)
         assert (models.serving, models.active) == ("v1", "v1")
         assert next(v.fault for v in models.versions if v.version == "v2")
+
+
+async def test_what_was_replaced_or_failed_is_let_go_of(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "shared.model_slot")  # what pytest keeps of a log keeps the model too
+    made: dict[str, weakref.ref[Any]] = {}
+    load = service.load
+
+    def noted(folder: Path) -> Any:
+        model = load(folder)
+        if folder.name == "v2":
+            model.lm_head = None  # so that it fails when it is to answer
+        made[folder.name] = weakref.ref(model)
+        return model
+
+    service.load = noted
+    async with service.running() as versions:
+        await versions.activate("v1")
+        with pytest.raises(VersionUnusable):
+            await versions.activate("v2")
+        gc.collect()
+        assert {name: model() is not None for name, model in made.items()} == {
+            "base": False,
+            "v1": True,
+            "v2": False,
+        }
 
 
 async def test_a_caller_who_leaves_does_not_undo_it(service: Service) -> None:
