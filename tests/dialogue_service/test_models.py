@@ -5,7 +5,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from shared import versions
 from tests.dialogue_service.conftest import Start
+from tests.servers import wait_until
 from tests.versions import HOSTILE_PATHS, save, swap_under_load
 
 
@@ -60,6 +62,16 @@ def test_a_corrupt_version_is_refused_and_the_old_one_talks_on(client: httpx.Cli
     assert "not as it was saved" in answer.json()["detail"]
     assert client.post("/chat", json={"message": "hi"}).json()["model"] == "v1"
     assert client.get("/health/ready").json()["model"]["failed"]["name"] == "v2"
+
+
+def test_what_takes_longer_than_a_caller_should_wait_is_answered_before_it_is_done(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "_ANSWER_S", 0.0)
+    answer = client.post("/models/v1/activate")
+    assert (answer.status_code, answer.json()["active"]) == (202, "configured")
+    wait_until(lambda: client.get("/models").json()["serving"] == "v1")
+    wait_until(lambda: client.get("/models").json()["active"] == "v1")
 
 
 def test_the_active_version_talks_after_a_restart_and_the_stand_in_before_it(
