@@ -26,9 +26,9 @@ COPY tools/healthcheck.py tools/
 COPY models/starter models/starter
 RUN pip install --no-deps -e .
 
-# Downloaded models lie in a volume, which takes over this folder's owner.
+# Downloaded models and model versions lie in volumes, which take over these folders' owner.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp parley \
-    && install --directory --owner=10001 --group=10001 /models-cache
+    && install --directory --owner=10001 --group=10001 /models-cache /models-registry
 
 # Inside a container 127.0.0.1 reaches nobody: who may call is decided by the ports that are published.
 ENV HF_HOME=/models-cache \

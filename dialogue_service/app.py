@@ -28,9 +28,11 @@ from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
-from shared import service
+from shared import models_api, service
 from shared.contracts import Readiness
-from shared.model_slot import ModelSlot
+from shared.model_slot import ModelSlot, Source
+from shared.registry import Registry
+from shared.versions import Versions
 from shared.worker import Worker
 
 _PAGE = Path(__file__).parent / "web" / "index.html"
@@ -44,7 +46,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
         description="Talks, remembers, forgets, and keeps what people think of its replies.",
         lifespan=partial(_lifespan, settings),
     )
-    for part in (chat_api, stream_api, socket_api, memory_api, feedback_api):
+    for part in (chat_api, stream_api, socket_api, memory_api, feedback_api, models_api):
         app.include_router(part.router)
 
     @app.get("/", include_in_schema=False)
@@ -77,6 +79,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
             )
+            versions = _versions(slot, settings)
             memory = Memory(redis)
             chat = Chat(
                 memory=memory,
@@ -85,24 +88,23 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )
-            loading = asyncio.create_task(_load_models(slot, settings))
-            try:
+            async with versions:
                 yield {
                     "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
                     "readiness": partial(_readiness, slot, memory),
+                    "versions": versions,
                 }
-            finally:
-                loading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await loading
 
 
-async def _load_models(slot: ModelSlot[Generator], settings: DialogueSettings) -> None:
-    """The stand-in first: it is small and near. Then the model that was asked for."""
-    if settings.standin:
-        await slot.put(settings.standin)
-    if settings.model:
-        await slot.keep_trying(settings.model, settings.revision)
+def _versions(slot: ModelSlot[Generator], settings: DialogueSettings) -> Versions[Generator]:
+    """The stand-in comes first, for it is small and near; without another model it is the configured one."""
+    model = settings.model or settings.standin
+    return Versions(
+        slot,
+        Registry(settings.registry),
+        configured=Source(model, revision=settings.revision) if model else None,
+        standin=settings.standin if settings.model else "",
+    )
 
 
 async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, HttpUrl, RedisDsn, TypeAdapter
 from pydantic_settings import SettingsConfigDict
 
 from shared.contracts import MAX_TEXT_CHARS
-from shared.settings import REPOSITORY, ModelName, Port, ServiceSettings
+from shared.settings import REPOSITORY, ModelName, Port, RegistryFolder, Revision, ServiceSettings
 
 
 def _redis_url(value: str) -> str:
@@ -31,10 +31,15 @@ class DialogueSettings(ServiceSettings):
         description="the model that talks: a hub id or a folder; empty: the stand-in is the model.",
         examples=["microsoft/DialoGPT-medium"],
     )
-    revision: str | None = Field(
+    revision: Revision = Field(
         default=None,
         description="the branch, tag or commit of DIALOGUE_MODEL on the hub.",
         examples=["main"],
+    )
+    registry: RegistryFolder = Field(
+        default=REPOSITORY / ".data" / "models" / "dialogue",
+        description="the folder of the trained versions that can be activated.",
+        examples=[".data/models/dialogue"],
     )
     standin: ModelName = Field(
         default=str(REPOSITORY / "models" / "starter"),

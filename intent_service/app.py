@@ -1,10 +1,8 @@
 """The intent service, put together."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,10 +12,12 @@ from intent_service.classifiers import Classifier
 from intent_service.in_force import InForce
 from intent_service.inference import Inference
 from intent_service.settings import IntentSettings
-from shared import service
+from shared import models_api, service
 from shared.contracts import Readiness
-from shared.model_slot import ModelSlot
+from shared.model_slot import ModelSlot, Source
 from shared.problems import ModelNotReady
+from shared.registry import Registry
+from shared.versions import Versions
 from shared.worker import Worker
 
 _DESCRIPTION = "Says what a message is about, among the intents of a catalogue or among labels of your own."
@@ -27,7 +27,8 @@ def create_app(settings: IntentSettings) -> FastAPI:
     """The app for these settings. Raises CatalogFault."""
     in_force = InForce(settings.catalog)
     app = service.create_app(settings, _DESCRIPTION, lifespan=partial(_lifespan, settings, in_force))
-    app.include_router(api.router)
+    for part in (api, models_api):
+        app.include_router(part.router)
     return app
 
 
@@ -40,12 +41,12 @@ async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> 
     ):
         slot: ModelSlot[Classifier] = ModelSlot(
             loader,
-            load=partial(_load, hypothesis=settings.hypothesis, fast=settings.precision == "auto"),
+            load=partial(classifiers.load, hypothesis=settings.hypothesis, fast=settings.precision == "auto"),
             warm_up=lambda classifier: classifier.classify(["Hello!"], in_force.catalog),
             setting=settings.variable("model"),
         )
-        loading = asyncio.create_task(_bring_up(slot, settings.model))
-        try:
+        configured = Source(settings.model, revision=settings.revision, fetch=bundled.fetch)
+        async with Versions(slot, Registry(settings.registry), configured) as versions:
             yield {
                 "deadline_s": settings.deadline,
                 "in_force": in_force,
@@ -53,24 +54,8 @@ async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> 
                 "preparing": preparing,
                 "readiness": partial(_readiness, slot),
                 "slot": slot,
+                "versions": versions,
             }
-        finally:
-            loading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await loading
-
-
-def _load(folder: Path, hypothesis: str, fast: bool) -> Classifier:
-    if folder == bundled.folder():
-        bundled.check(folder)
-    return classifiers.load(folder, hypothesis, fast=fast)
-
-
-async def _bring_up(slot: ModelSlot[Classifier], model: str) -> None:
-    """Load the bundled model where it is the one that is asked for, anything else by its name."""
-    if model == bundled.NAME and (folder := bundled.folder()) and await slot.put(str(folder), bundled.NAME):
-        return
-    await slot.keep_trying(model)
 
 
 async def _readiness(slot: ModelSlot[Classifier]) -> Readiness:

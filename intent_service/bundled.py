@@ -6,9 +6,14 @@ The package is young, so its weights are trusted only while they are byte for by
 
 import hashlib
 import importlib.util
+import logging
+import threading
 from pathlib import Path
 
-from shared.hub import ModelUnavailable
+from shared import hub
+from shared.hub import ModelUnavailable, OnFetched
+
+logger = logging.getLogger(__name__)
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -23,6 +28,18 @@ def folder() -> Path | None:
         return None
     model = Path(spec.origin).with_name("model")
     return model if (model / "model.safetensors").is_file() else None
+
+
+def fetch(name: str, on_fetched: OnFetched, stop: threading.Event, revision: str | None = None) -> Path:
+    """As `hub.fetch`, but the installed model needs no network. Raises ModelUnavailable."""
+    if name == NAME and revision is None and (model := folder()):
+        try:
+            check(model)
+        except ModelUnavailable as spoilt:
+            logger.warning("%s: %s", NAME, spoilt)
+        else:
+            return model
+    return hub.fetch(name, on_fetched, stop, revision)
 
 
 def check(model: Path) -> None:

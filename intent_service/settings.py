@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from intent_service import bundled, catalog
 from shared.contracts import MAX_LABELS, MAX_TEXT_CHARS, MAX_TEXTS
-from shared.settings import ModelName, Port, ServiceSettings
+from shared.settings import REPOSITORY, ModelName, Port, RegistryFolder, Revision, ServiceSettings
 
 
 def _catalog(path: Path) -> Path:
@@ -39,6 +39,16 @@ class IntentSettings(ServiceSettings):
         min_length=1,
         description="a hub id, or a folder with a model: a sentence encoder or an NLI model.",
         examples=[bundled.NAME, "facebook/bart-large-mnli"],
+    )
+    revision: Revision = Field(
+        default=None,
+        description="the branch, tag or commit of INTENT_MODEL on the hub.",
+        examples=["main"],
+    )
+    registry: RegistryFolder = Field(
+        default=REPOSITORY / ".data" / "models" / "intent",
+        description="the folder of the trained versions that can be activated.",
+        examples=[".data/models/intent"],
     )
     catalog: Annotated[Path, AfterValidator(_catalog)] = Field(
         default=catalog.SHIPPED,

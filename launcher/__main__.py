@@ -44,6 +44,8 @@ def _run(children: Children, sockets: Path) -> NoReturn:
     if sys.stderr.isatty():
         os.environ.setdefault("LOG_FORMAT", "text")
     configured = settings.load(LauncherSettings)
+    for name in ("intent", "dialogue"):
+        os.environ.setdefault(f"{name.upper()}_REGISTRY", str(configured.data / "models" / name))
     intent = Service.load(IntentSettings)
     os.environ.setdefault("DIALOGUE_INTENT_URL", intent.url)
     dialogue = Service.load(DialogueSettings)

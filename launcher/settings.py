@@ -33,7 +33,7 @@ class LauncherSettings(Settings):
 
     data: Annotated[Path, AfterValidator(lambda folder: folder.expanduser().resolve())] = Field(
         default=REPOSITORY / ".data",
-        description="the folder that keeps the memory; it is made if it is missing.",
+        description="the folder that keeps the memory and the model versions; it is made if it is missing.",
         examples=[".data"],
     )
     redis_url: Annotated[str | None, AfterValidator(_redis_url)] = Field(

@@ -43,7 +43,12 @@ def load_model(auto_class: Any, folder: Path, harmless: str | None = None) -> An
 
 
 def load_tokenizer(folder: Path, **options: Any) -> Any:
-    """The tokenizer in `folder`."""
-    return transformers.AutoTokenizer.from_pretrained(
+    """The tokenizer in `folder`. Where there is none transformers makes up an empty one: ModelUnavailable."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, **options
     )
+    if not any((folder / file).is_file() for file in tokenizer.vocab_files_names.values()):
+        raise ModelUnavailable(
+            "it holds no tokenizer", "Save it beside the model with save_pretrained().", lasting=True
+        )
+    return tokenizer

@@ -3,9 +3,10 @@
 Callers of either service see the same shapes; their examples appear in OpenAPI.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
 
 MAX_TEXT_CHARS = 4000
 MAX_LABELS = 100
@@ -122,6 +123,12 @@ class LoadingModel(BaseModel):
     stage: Literal["fetching", "loading", "warming-up"] = Field(examples=["fetching"])
     fetched_bytes: int = Field(default=0, examples=[104857600])
     total_bytes: int = Field(default=0, description="0 while it is not known yet.", examples=[862955157])
+    percent: int | None = Field(default=None, description="Of the bytes; null: not known.", examples=[12])
+    seconds_left: float | None = Field(
+        default=None,
+        description="Until it is fetched, at the speed so far; null: not known.",
+        examples=[80.5],
+    )
 
 
 class FailedModel(BaseModel):
@@ -139,6 +146,37 @@ class SlotStatus(BaseModel):
     serving: str | None = Field(description="The model that answers now.", examples=["starter"])
     loading: LoadingModel | None = None
     failed: FailedModel | None = None
+
+
+class ModelVersion(BaseModel):
+    """A model that can be put into service by the name `version`."""
+
+    version: str = Field(
+        description='"configured" is the model that the settings name.', examples=["20270114-093000"]
+    )
+    model: str = Field(description="The name its answers carry.", examples=["20270114-093000"])
+    configured: bool = Field(default=False, description="Whether it is the model that the settings name.")
+    active: bool = Field(description="Whether it is the one to serve, now and after a restart.")
+    serving: bool = Field(description="Whether it answers now.")
+    created: datetime | None = Field(default=None, description="When it was saved (UTC).")
+    kind: str | None = Field(default=None, description="What it is.", examples=["head"])
+    parent: str | None = Field(
+        default=None, description="The version or model it was made from.", examples=["configured"]
+    )
+    scores: dict[str, JsonValue] = Field(
+        default_factory=dict, description="How good it was when it was made.", examples=[{"accuracy": 0.94}]
+    )
+    fault: str | None = Field(default=None, description="Why it cannot serve, as far as is known.")
+
+
+class Models(SlotStatus):
+    """The versions there are, what serves now, what is loading, and what failed."""
+
+    versions: list[ModelVersion] = Field(description="The configured model first, then the newest first.")
+    active: str = Field(description="The version to serve, now and after a restart.", examples=["configured"])
+    previous: str | None = Field(
+        description="The version that a rollback leads to; null: there is none.", examples=[None]
+    )
 
 
 class Liveness(BaseModel):

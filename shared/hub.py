@@ -11,10 +11,12 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_cached_repo_tree, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -29,8 +31,30 @@ logger = logging.getLogger(__name__)
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 _LOG_EVERY_S = 10.0
 
-OnBytes = Callable[[int, int], None]
-"""Called with (bytes so far, bytes in all); 0 in all while it is not known."""
+
+@dataclass(frozen=True)
+class Fetched:
+    """How far a download is: `total` is 0 and `seconds_left` None while that is not known."""
+
+    bytes: int
+    total: int
+    seconds_left: float | None = None
+
+    @property
+    def percent(self) -> int | None:
+        """The share that is there, rounded down."""
+        return 100 * self.bytes // self.total if self.total else None
+
+    def __str__(self) -> str:
+        said = f"{self.bytes // 10**6} of {self.total // 10**6} MB"
+        if self.percent is not None:
+            said += f", {self.percent} %"
+        if self.seconds_left is not None:
+            said += f", about {round(self.seconds_left)} s left"
+        return said
+
+
+OnFetched = Callable[[Fetched], None]
 
 
 class ModelUnavailable(Exception):
@@ -43,9 +67,10 @@ class ModelUnavailable(Exception):
         self.lasting = lasting
 
 
-def fetch(name: str, on_bytes: OnBytes, stop: threading.Event, revision: str | None = None) -> Path:
+def fetch(name: str, on_fetched: OnFetched, stop: threading.Event, revision: str | None = None) -> Path:
     """Return the folder that holds the model `name`, downloading it if it is a hub id.
 
+    Files that were fetched before are not fetched again, also where a download was cut off between them.
     Raises ModelUnavailable.
     """
     if (folder := Path(name)).is_dir():
@@ -56,9 +81,9 @@ def fetch(name: str, on_bytes: OnBytes, stop: threading.Event, revision: str | N
                 lasting=True,
             )
         return folder
-    folder = _download(name, [*_SMALL_FILES, "*.safetensors"], on_bytes, stop, revision)
+    folder = _download(name, [*_SMALL_FILES, "*.safetensors"], on_fetched, stop, revision)
     if not _has_safetensors(folder):
-        folder = _download(name, [*_SMALL_FILES, "pytorch_model*.bin"], on_bytes, stop, revision)
+        folder = _download(name, [*_SMALL_FILES, "pytorch_model*.bin"], on_fetched, stop, revision)
         _convert(name, folder)
     return folder
 
@@ -68,14 +93,18 @@ def _has_safetensors(folder: Path) -> bool:
 
 
 def _download(
-    name: str, patterns: list[str], on_bytes: OnBytes, stop: threading.Event, revision: str | None
+    name: str, patterns: list[str], on_fetched: OnFetched, stop: threading.Event, revision: str | None
 ) -> Path:
+    def sizes() -> tuple[int, int]:
+        """Bytes that are there already, and in all; no call is needed once the hub has listed its files."""
+        listed = {file.path: file.size for file in get_cached_repo_tree(name, revision=revision)}
+        wanted = [path for path in listed if any(fnmatch(path, pattern) for pattern in patterns)]
+        there = (p for p in wanted if isinstance(try_to_load_from_cache(name, p, revision=revision), str))
+        return sum(listed[path] for path in there), sum(listed[path] for path in wanted)
+
+    progress = _progress(name, sizes, on_fetched, stop)
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=patterns, tqdm_class=_progress(name, on_bytes, stop)
-            )
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, tqdm_class=progress))
     except GatedRepoError:
         raise ModelUnavailable(
             "it is gated on the hub", "Accept its terms there and set HF_TOKEN.", lasting=True
@@ -102,14 +131,20 @@ def _download(
         ) from error
 
 
-def _progress(name: str, on_bytes: OnBytes, stop: threading.Event) -> "type[tqdm[Any]]":
+def _progress(
+    name: str, sizes: Callable[[], tuple[int, int]], on_fetched: OnFetched, stop: threading.Event
+) -> "type[tqdm[Any]]":
     """A silent progress bar that reports the bytes fetched and ends the download when nobody wants it."""
 
     class Progress(tqdm):  # type: ignore[type-arg]  # tqdm is generic in its stubs only
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)
-            self._counts_bytes = str(kwargs.get("desc", "")).startswith("Downloading")
-            self._logged_at = time.monotonic()
+            # Of the hub's bars the one that counts bytes of files, however they are transferred.
+            self._counts_bytes = str(kwargs.get("desc", "")).startswith("Reconstructing")
+            if self._counts_bytes:
+                # The bar's own total grows as files begin, and leaves out those that are there.
+                self._there, self._in_all = sizes()
+                self._began = self._logged_at = time.monotonic()
             super().__init__(*args, **{**kwargs, "disable": False, "file": _Nowhere()})
 
         def update(self, n: float | None = 1) -> bool | None:
@@ -117,15 +152,17 @@ def _progress(name: str, on_bytes: OnBytes, stop: threading.Event) -> "type[tqdm
                 raise InterruptedError("the service is stopping")
             changed = super().update(n)
             if self._counts_bytes:
-                on_bytes(int(self.n), int(self.total or 0))
-                self._log()
+                self._report(int(self.n))
             return changed
 
-        def _log(self) -> None:
-            if time.monotonic() - self._logged_at < _LOG_EVERY_S:
-                return
-            self._logged_at = time.monotonic()
-            logger.info("fetching %s: %d of %d MB", name, self.n // 10**6, (self.total or 0) // 10**6)
+        def _report(self, new: int) -> None:
+            now, there = time.monotonic(), self._there + new
+            left_s = (self._in_all - there) * (now - self._began) / new if new else None
+            fetched = Fetched(there, self._in_all, left_s)
+            on_fetched(fetched)
+            if now - self._logged_at >= _LOG_EVERY_S or there == self._in_all:
+                self._logged_at = now
+                logger.info("fetching %s: %s", name, fetched)
 
     return Progress
 
@@ -153,6 +190,7 @@ def _convert(name: str, folder: Path) -> None:
 
     # Heavy imports stay out of the way of everybody who never converts.
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights: dict[str, torch.Tensor] = {}
@@ -170,5 +208,12 @@ def _convert(name: str, folder: Path) -> None:
     plain = {key: tensor.detach().clone().contiguous() for key, tensor in weights.items()}
     # Renamed when it is whole: a conversion that was cut off must not pass for the model.
     unfinished = folder / "model.safetensors.part"
-    save_file(plain, unfinished, metadata={"format": "pt"})
-    unfinished.rename(folder / "model.safetensors")
+    try:
+        save_file(plain, unfinished, metadata={"format": "pt"})
+        unfinished.rename(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise ModelUnavailable(
+            f"its weights could not be written as safetensors: {error}".splitlines()[0],
+            "Check the free disk space where HF_HOME lies.",
+        ) from error

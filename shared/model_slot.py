@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from shared import hub
 from shared.contracts import FailedModel, LoadingModel, SlotStatus
-from shared.hub import ModelUnavailable
+from shared.hub import Fetched, ModelUnavailable, OnFetched
 from shared.problems import ModelNotReady
 from shared.worker import Worker
 
@@ -22,8 +22,26 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 
+Fetch = Callable[[str, OnFetched, threading.Event, str | None], Path]
+"""From a source and a revision to the folder on this disk, as `hub.fetch`."""
+
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 60.0, 900.0
 _LOADING_RETRY_AFTER_S = 5.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from (a folder or hub id, unless `fetch` knows better), and its name."""
+
+    where: str
+    name: str = ""
+    revision: str | None = None
+    fetch: Fetch = hub.fetch
+
+    @property
+    def shown(self) -> str:
+        """The name answers carry: the given one, else the hub id, or the folder's last part."""
+        return self.name or (Path(self.where).name if Path(self.where).is_dir() else self.where)
 
 
 @dataclass(frozen=True)
@@ -70,59 +88,82 @@ class ModelSlot(Generic[M]):
             serving=self._served.name if self._served else None, loading=self._loading, failed=self._failed
         )
 
-    async def put(self, source: str, name: str | None = None, revision: str | None = None) -> bool:
-        """Bring the model at `source` (folder or hub id) into service. False: the old one serves on."""
-        name = name or display_name(source)
+    async def put(
+        self, source: str | Source, *, stands_in: bool = False, record: Callable[[], None] | None = None
+    ) -> bool:
+        """Bring the model at `source` into service. False: the old one serves on, `status` says why.
+
+        Success wipes out what failed before, unless this one only `stands_in` for that. `record` runs once
+        the model serves, in the loader's thread; if it raises the old one takes its place again.
+        """
+        return await self._put(_source(source), stands_in, None, record)
+
+    async def keep_trying(self, source: str | Source, *, stands_in: bool = False) -> bool:
+        """As `put`; but while that may yet succeed, try again, ever more rarely."""
+        wait_s = _FIRST_RETRY_S
+        while not await self._put(_source(source), stands_in, wait_s, None):
+            if self._failed is None or self._failed.retry_in_s is None:
+                return False
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
+        return True
+
+    def fail(self, name: str, error: ModelUnavailable, retry_in_s: float | None = None) -> None:
+        """Say that a model cannot be had, here and in the log."""
+        known = self._failed is not None and (self._failed.name, self._failed.reason) == (name, error.reason)
+        self._failed = FailedModel(name=name, reason=error.reason, advice=error.advice, retry_in_s=retry_in_s)
+        if not known:  # said once: the same failure at every retry would only bury other lines
+            again = "" if retry_in_s is None else " It is tried again later."
+            logger.warning("%s is not in service: %s%s", name, error, again)
+
+    async def _put(
+        self, source: Source, stands_in: bool, retry_in_s: float | None, record: Callable[[], None] | None
+    ) -> bool:
+        name, old = source.shown, self._served
         self._loading = LoadingModel(name=name, stage="fetching")
         try:
-            model = await self._loader.run(lambda stop: self._prepare(source, revision, stop))
+            model = await self._loader.run(lambda stop: self._prepare(source, stop))
+            self._served = Served(name, model)
+            if record:
+                await self._loader.run(lambda _: record())
         except ModelUnavailable as error:
-            self._fail(name, error)
+            self._served = old
+            self.fail(name, error, None if error.lasting else retry_in_s)
             return False
         except Exception as error:  # whatever a foreign model folder may raise
+            self._served = old
             logger.warning("%s could not be loaded", name, exc_info=error)
-            self._fail(name, _unloadable(error, self._setting))
+            self.fail(name, _unloadable(error, self._setting))
             return False
         finally:
             self._loading = None
-        self._served, self._failed = Served(name, model), None
+        if not stands_in or (self._failed and self._failed.name == name):
+            self._failed = None
         logger.info("%s is in service", name)
         return True
 
-    async def keep_trying(self, source: str, revision: str | None = None) -> None:
-        """Put `source` into service; while that may yet succeed, try again, ever more rarely."""
-        wait_s = _FIRST_RETRY_S
-        while not await self.put(source, revision=revision):
-            failed = self._failed
-            if failed is None or failed.retry_in_s is None:
-                return
-            self._failed = failed.model_copy(update={"retry_in_s": wait_s})
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
-
-    def _prepare(self, source: str, revision: str | None, stop: threading.Event) -> M:
-        folder = hub.fetch(source, self._on_bytes, stop, revision)
+    def _prepare(self, source: Source, stop: threading.Event) -> M:
+        folder = source.fetch(source.where, self._on_fetched, stop, source.revision)
         self._stage("loading")
         model = self._load(folder)
         self._stage("warming-up")
         self._warm_up(model)
         return model
 
-    def _on_bytes(self, fetched: int, total: int) -> None:
+    def _on_fetched(self, fetched: Fetched) -> None:
         if self._loading:
-            self._loading = self._loading.model_copy(update={"fetched_bytes": fetched, "total_bytes": total})
+            left_s = fetched.seconds_left
+            progress = {
+                "fetched_bytes": fetched.bytes,
+                "total_bytes": fetched.total,
+                "percent": fetched.percent,
+                "seconds_left": None if left_s is None else round(left_s, 1),
+            }
+            self._loading = self._loading.model_copy(update=progress)
 
-    def _stage(self, stage: str) -> None:
+    def _stage(self, stage: Literal["loading", "warming-up"]) -> None:
         if self._loading:
-            self._loading = self._loading.model_copy(update={"stage": stage})
-
-    def _fail(self, name: str, error: ModelUnavailable) -> None:
-        retry_in_s = None if error.lasting else _FIRST_RETRY_S
-        known = self._failed is not None and self._failed.reason == error.reason
-        self._failed = FailedModel(name=name, reason=error.reason, advice=error.advice, retry_in_s=retry_in_s)
-        if not known:  # said once: the same failure at every retry would only bury other lines
-            again = "" if error.lasting else " It is tried again later."
-            logger.warning("%s is not in service: %s%s", name, error, again)
+            self._loading = self._loading.model_copy(update={"stage": stage, "seconds_left": None})
 
     def _why_not(self) -> str:
         if self._failed:
@@ -132,9 +173,8 @@ class ModelSlot(Generic[M]):
         return f"No model is set. Set {self._setting}."
 
 
-def display_name(source: str) -> str:
-    """The name answers carry: the hub id, or the folder's last part."""
-    return Path(source).name if Path(source).is_dir() else source
+def _source(source: str | Source) -> Source:
+    return source if isinstance(source, Source) else Source(source)
 
 
 def _unloadable(error: Exception, setting: str) -> ModelUnavailable:

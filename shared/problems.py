@@ -8,10 +8,13 @@
      ├─ MethodNotAllowed     405
      ├─ KeyInUse             409  a request with this Idempotency-Key is still running
      ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
+     ├─ SwapInProgress       409  another model is on its way into service
+     ├─ NothingToRollBack    409  no version was active before this one
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
      ├─ KeyReused            422  this Idempotency-Key belongs to another body
      ├─ CatalogInvalid       422  the catalogue file has a mistake
+     ├─ VersionUnusable      422  the model version cannot serve
      ├─ Overloaded           429  a queue is full
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
@@ -154,6 +157,20 @@ class ConversationForgotten(Problem):
     advice = "Nothing was stored. Send the message again to begin anew."
 
 
+class SwapInProgress(Problem):
+    """Another model is on its way into service."""
+
+    slug, title, status = "swap-in-progress", "Another model is on its way into service", 409
+    advice = "Wait until GET /models shows nothing loading, then send this again."
+
+
+class NothingToRollBack(Problem):
+    """No version was active before this one."""
+
+    slug, title, status = "nothing-to-roll-back", "No version was active before this one", 409
+    advice = "GET /models lists the versions; activate the one you want."
+
+
 class ContentTooLarge(Problem):
     """A body, or a text in it, is too long."""
 
@@ -180,6 +197,13 @@ class CatalogInvalid(Problem):
 
     slug, title, status = "catalog-invalid", "The catalogue file has a mistake", 422
     advice = "Correct the file and send this again. The catalogue that was in force still is."
+
+
+class VersionUnusable(Problem):
+    """The model version cannot serve; the detail says why."""
+
+    slug, title, status = "version-unusable", "This model version cannot serve", 422
+    advice = "Activate another one. The model that served still does."
 
 
 class Overloaded(Problem):

@@ -88,6 +88,13 @@ ModelName = Annotated[str, AfterValidator(_model_name)]
 """A Hugging Face hub id, or a folder that holds a model; a relative folder is resolved at once."""
 
 
+Revision = Annotated[str | None, AfterValidator(lambda revision: revision or None)]
+"""A branch, tag or commit of a model on the hub."""
+
+RegistryFolder = Annotated[Path, AfterValidator(lambda folder: folder.expanduser().resolve())]
+"""Where model versions are kept; it need not exist."""
+
+
 def _api_key(key: str | None) -> str | None:
     """What an Authorization header can carry, or nothing."""
     if key and not re.fullmatch("[!-~]+", key):

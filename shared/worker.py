@@ -118,9 +118,9 @@ class Worker:
 
     def _work(self) -> None:
         while job := self._jobs.get():
-            if job.stop.is_set():
-                continue
-            self._running, began = job, time.monotonic()
-            job.run()
-            self._running = None
-            self._typical_s += 0.2 * (time.monotonic() - began - self._typical_s)
+            if not job.stop.is_set():
+                self._running, began = job, time.monotonic()
+                job.run()
+                self._running = None
+                self._typical_s += 0.2 * (time.monotonic() - began - self._typical_s)
+            del job  # what it made may be a whole model: not to be kept until the next job comes

@@ -46,6 +46,8 @@ def stack(
     checkpoints.gpt2_like(tmp_path)
     with ExitStack() as running:
         monkeypatch.setenv("API_KEY", request.param)
+        monkeypatch.setenv("INTENT_REGISTRY", str(tmp_path / "versions"))
+        monkeypatch.setenv("DIALOGUE_REGISTRY", str(tmp_path / "versions"))
         intent = running.enter_context(serving(intent_service.app.create_app(settings.load(IntentSettings))))
         # One after the other: transformers cannot load two models at once in one process.
         _wait_ready(intent)

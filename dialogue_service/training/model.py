@@ -33,7 +33,7 @@ class ModelError(ValueError):
 def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a folder or hub id in float32. Raises `ModelError` when weights or the EOS token are missing."""
     try:
-        folder = hub.fetch(source, on_bytes=lambda *_: None, stop=threading.Event())
+        folder = hub.fetch(source, lambda _: None, threading.Event())
         tokenizer = load_tokenizer(folder)
         model = load_model(AutoModelForCausalLM, folder)
     except (ModelUnavailable, OSError, ValueError) as error:

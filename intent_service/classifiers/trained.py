@@ -21,7 +21,6 @@ from intent_service.classifiers.calibration import Calibration
 from intent_service.classifiers.embedding import SURE, EmbeddingClassifier
 from intent_service.classifiers.encoder import SentenceEncoder
 from intent_service.classifiers.verdict import Verdict
-from shared import hub
 from shared.hub import ModelUnavailable
 
 WEIGHTS = "head.safetensors"
@@ -108,7 +107,4 @@ def encoder_folder(folder: Path) -> Path:
 
 def find_encoder(name: str) -> Path:
     """The folder of the encoder `name`: the bundled one, a folder, or a hub id. Raises ModelUnavailable."""
-    if name == bundled.NAME and (folder := bundled.folder()):
-        bundled.check(folder)
-        return folder
-    return hub.fetch(name, lambda fetched, total: None, threading.Event())
+    return bundled.fetch(name, lambda _: None, threading.Event())

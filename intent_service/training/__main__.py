@@ -1,15 +1,21 @@
 """The command line: `python -m intent_service.training --help`."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from intent_service import bundled, catalog, examples
 from intent_service.catalog import Catalog, CatalogFault, CatalogIntent
 from intent_service.examples import DataFault, Example
+from intent_service.settings import IntentSettings
 from intent_service.training.settings import SettingsError, TrainingSettings
+from shared.registry import Registry, VersionFault
+from shared.settings import SettingsFault, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,23 +23,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given: dict[str, Any] = vars(_parser().parse_args(arguments))
     if given.pop("no_catalog", False):
         given["catalog"] = None
+    if "output" not in given:
+        given.setdefault("name", f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
     settings = TrainingSettings(**{**given, "data": tuple(given.get("data", ()))})
     try:
         settings.check()
+        service = load(IntentSettings)
+        registry = None if settings.output else Registry(service.registry)
+        if registry:
+            registry.check_new(settings.model_name)
         intents, rows = gather(settings)
-        scores = run(settings, intents, rows)["scores"]
-    except (SettingsError, CatalogFault, DataFault) as error:
+        scores = run(settings, intents, rows, registry)["scores"]
+    except (SettingsError, SettingsFault, VersionFault, CatalogFault, DataFault) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; nothing was saved", file=sys.stderr)
         return 130
-    refused = scores["in_scope_refused"]
-    print(
-        f"{settings.output}: accuracy {scores['accuracy']} by {scores['measured_by']}, {refused:.1%} refused."
-        f" Serve it with INTENT_MODEL={settings.output}"
-    )
+    accuracy, refused = scores["accuracy"], scores["in_scope_refused"]
+    print(f"{settings.model_name}: accuracy {accuracy} by {scores['measured_by']}, {refused:.1%} refused.")
+    print(_how_to_serve(settings, service))
     return 0
+
+
+def _how_to_serve(settings: TrainingSettings, service: IntentSettings) -> str:
+    if settings.output:
+        return f"Serve it with INTENT_MODEL={settings.output}"
+    key = ' -H "Authorization: Bearer $API_KEY"' if service.api_key else ""
+    url = f"http://127.0.0.1:{service.port}/models/{settings.model_name}/activate"
+    return f"It is a version in {service.registry}. Put it into service with\ncurl -s -X POST {url}{key}"
 
 
 def gather(settings: TrainingSettings) -> tuple[Catalog, list[Example]]:
@@ -61,8 +79,14 @@ def gather(settings: TrainingSettings) -> tuple[Catalog, list[Example]]:
     return Catalog(intents=(*bare, *(CatalogIntent(label=label) for label in added))), [*own, *rows]
 
 
-def run(settings: TrainingSettings, intents: Catalog, rows: Sequence[Example]) -> dict[str, Any]:
-    """Train, save and return the content of the `card.json` that was written. Raises DataFault."""
+def run(
+    settings: TrainingSettings, intents: Catalog, rows: Sequence[Example], registry: Registry | None = None
+) -> dict[str, Any]:
+    """Train, save and return the content of the `card.json` that was written.
+
+    Saved into `registry` as the version `settings.name`, or without one into `settings.output`. A version is
+    whole in itself: an encoder from a folder goes with it. Raises DataFault and VersionFault.
+    """
     # Imported once the input is known to be right: it takes seconds, for torch comes with it.
     from rich.progress import Progress
 
@@ -78,14 +102,30 @@ def run(settings: TrainingSettings, intents: Catalog, rows: Sequence[Example]) -
             bars.update(task, description=doing, completed=done, total=total)
 
         learned = trainer.learn(encoder, intents, rows, settings, progress)
-    settings.output.mkdir(parents=True, exist_ok=True)
-    if settings.finetune_encoder:
-        encoder.save(settings.output / ENCODER)
-    learned.head.save(settings.output, None if settings.finetune_encoder else settings.encoder)
     files = [*settings.data, *([settings.catalog] if settings.catalog else [])]
     written = card.content(settings, learned, files, rows)
-    card.write(settings.output, written)
+    with _folder(settings, registry, written) as folder:
+        own = settings.finetune_encoder or (registry is not None and Path(settings.encoder).is_dir())
+        if own:
+            encoder.save(folder / ENCODER)
+        learned.head.save(folder, None if own else settings.encoder)
+        card.write(folder, written)
     return written
+
+
+def _folder(
+    settings: TrainingSettings, registry: Registry | None, written: dict[str, Any]
+) -> AbstractContextManager[Path]:
+    if registry:
+        return registry.saving(
+            settings.model_name,
+            kind="head with its encoder" if settings.finetune_encoder else "head",
+            parent=written["encoder"],
+            scores=written["scores"],
+        )
+    assert settings.output  # noqa: S101  # narrows the type
+    settings.output.mkdir(parents=True, exist_ok=True)
+    return contextlib.nullcontext(settings.output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,11 +133,11 @@ def _parser() -> argparse.ArgumentParser:
     default = TrainingSettings
     parser = argparse.ArgumentParser(
         prog="python -m intent_service.training",
-        description="Learn the catalogue's intents from examples and save a folder for INTENT_MODEL.",
+        description="Learn the catalogue's intents from examples; save a model version, or a folder.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, help="folder for the head")
+    add("--output", type=Path, help="folder for the head, instead of a version in INTENT_REGISTRY")
     add(
         "--data",
         nargs="+",
@@ -117,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"share of messages in scope that may be unknown, given oos ones ({default.most_refused})",
     )
     add("--seed", type=int, help=f"of the fine-tuning ({default.seed})")
-    add("--name", help="name on the card (that of the output folder)")
+    add("--name", help="of the version (date and time), or on the card (that of the output folder)")
     return parser
 
 

@@ -72,8 +72,8 @@ def readme(card: dict[str, Any]) -> str:
         f" `python -m intent_service.training` on {card['date']} from {card['examples']} examples,"
         f" {card['out_of_scope_examples']} of them out of scope.",
         "",
-        "To serve it, name this folder in `INTENT_MODEL`, and in `INTENT_CATALOG` the catalogue that it was"
-        " trained for.",
+        "To serve it, activate it if it is a version in the registry, or name this folder in `INTENT_MODEL`;"
+        " `INTENT_CATALOG` names the catalogue that it was trained for.",
         "",
         "## Scores",
         "",

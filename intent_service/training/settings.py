@@ -16,11 +16,11 @@ class SettingsError(ValueError):
 class TrainingSettings:
     """The options of a run.
 
-    `encoder` is a folder or hub id, `most_refused` a share. `steps` and `learning_rate` are those of the
-    fine-tuning; with `steps` None it goes through all texts `epochs` times.
+    `output` None means the registry. `encoder` is a folder or hub id, `most_refused` a share. `steps` and
+    `learning_rate` are those of the fine-tuning; with `steps` None it goes through all texts `epochs` times.
     """
 
-    output: Path
+    output: Path | None = None
     data: tuple[Path, ...] = ()
     catalog: Path | None = catalog.SHIPPED
     encoder: str = bundled.NAME
@@ -35,7 +35,7 @@ class TrainingSettings:
     @property
     def model_name(self) -> str:
         """The name written on the card: `name`, else the output folder's."""
-        return self.name or self.output.resolve().name
+        return self.name or (self.output.resolve().name if self.output else "")
 
     def check(self) -> None:
         """Raise `SettingsError` that names every problem at once."""
@@ -64,7 +64,7 @@ class TrainingSettings:
             yield f"--most-refused must lie between 0 and 1, not {self.most_refused}"
         if self.seed < 0:
             yield f"--seed must not be negative, not {self.seed}"
-        if (self.output / "card.json").exists():
+        if self.output and (self.output / "card.json").exists():
             yield f"{self.output} already holds a trained model: choose another --output or remove the folder"
 
 

@@ -38,6 +38,7 @@ def service(*, ready: bool = True, **variables: Any) -> Iterator[httpx.Client]:
     """The dialogue service with these environment variables; yields a client of it once it is ready."""
     defaults = {
         "DIALOGUE_STANDIN": "",
+        "DIALOGUE_REGISTRY": "/no/versions",
         "DIALOGUE_REPLY_TOKENS": 8,
         "DIALOGUE_INTENT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens there
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from huggingface_hub import constants
 from redis import Redis
 
 from tests.dialogue_service.conftest import Start, service
@@ -138,3 +139,15 @@ def test_the_main_model_takes_over_from_the_stand_in(start: Start, tiny_model: P
         models.append(client.post("/chat", json={"message": "hi"}).raise_for_status().json()["model"])
     assert set(models) <= {"tiny", "main"}
     assert client.get("/info").json()["model"] == "main"
+
+
+def test_a_pinned_revision_serves(
+    start: Start, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, commit = tmp_path / "models--nobody--talker", "c0ffee" * 6 + "c0ff"
+    shutil.copytree(tiny_model, stored / "snapshots" / commit)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "v2").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    client = start(DIALOGUE_MODEL="nobody/talker", DIALOGUE_REVISION="v2")
+    assert client.get("/info").json()["model"] == "nobody/talker"

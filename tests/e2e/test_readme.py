@@ -32,7 +32,7 @@ def test_every_bash_block_works_as_it_stands(parley: Parley, block: str) -> None
 
 
 def test_every_endpoint_has_a_curl_line() -> None:
-    commands = " ".join(BLOCKS)
+    commands = " ".join(re.findall(r"```(?:ba)?sh\n(.*?)```", TEXT, re.DOTALL))
     paths = {re.sub(r"\{.*", "", path) for path in re.findall(r"^\| `[A-Z]+ (/[^`]*)`", TEXT, re.MULTILINE)}
     assert paths
     missing = [path for path in paths if not re.search(rf"800[01]{re.escape(path)}", commands)]

@@ -22,7 +22,7 @@ Start = Callable[..., httpx.Client]
 @contextmanager
 def _service(ready: bool, variables: dict[str, object]) -> Iterator[httpx.Client]:
     with pytest.MonkeyPatch.context() as environment:
-        for name, value in variables.items():
+        for name, value in ({"INTENT_REGISTRY": "/no/versions"} | variables).items():
             environment.setenv(name, str(value))
         app = create_app(settings.load(IntentSettings))
     with serving(app) as url, httpx.Client(base_url=url, timeout=30) as client:

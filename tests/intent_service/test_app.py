@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 import pytest
+from huggingface_hub import constants
 
 from intent_service import bundled
 from intent_service.app import create_app
@@ -74,6 +76,23 @@ def test_spoilt_bundled_weights_send_it_to_the_hub(
     client = start(ready=False)
     wait_until(lambda: "hub cannot be reached" in client.get("/health/ready").text)
     assert failed(client)["name"] == bundled.NAME
+
+
+def test_a_revision_of_the_bundled_model_is_fetched_from_the_hub(start: Start) -> None:
+    client = start(ready=False, INTENT_REVISION="v2")
+    assert "hub cannot be reached" in str(failed(client)["reason"])
+
+
+def test_a_pinned_revision_serves(
+    start: Start, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, commit = tmp_path / "models--nobody--encoder", "c0ffee" * 6 + "c0ff"
+    shutil.copytree(tiny_encoder, stored / "snapshots" / commit)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "v2").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    client = start(INTENT_MODEL="nobody/encoder", INTENT_REVISION="v2")
+    assert client.get("/info").json()["model"] == "nobody/encoder"
 
 
 def test_a_key_shuts_everything_but_health(start: Start, tiny_encoder: Path) -> None:

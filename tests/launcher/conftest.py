@@ -28,6 +28,7 @@ class {kind}Settings(ServiceSettings):
     service: ClassVar[str] = "{name}"
     port: Port = Field(default={port}, description="a port.", examples=[{port}])
     intent_url: str = Field(default="", description="a URL.")
+    registry: str = Field(default="", description="a folder.")
 """
 
 _SERVICE = """

@@ -50,6 +50,8 @@ def test_children_share_one_log_and_know_each_other(running):
     environment = running.environment_of("dialogue")
 
     assert environment["DIALOGUE_INTENT_URL"] == f"http://127.0.0.1:{running.ports['intent']}"
+    assert environment["DIALOGUE_REGISTRY"] == str(running.folder / "data" / "models" / "dialogue")
+    assert environment["INTENT_REGISTRY"] == str(running.folder / "data" / "models" / "intent")
     assert "LOG_FORMAT" not in environment  # stderr is no terminal
     with _client(running) as client:
         assert client.config_get("appendfsync") == {"appendfsync": "always"}

@@ -17,12 +17,19 @@ HANG_UP = 0
 
 @dataclass
 class Hub:
-    """Serves `folders`, one a model id; one in `refusals` is answered with that status and error code."""
+    """Serves `folders`, one a model id; one in `refusals` is answered with that status and error code.
+
+    Of a file in `stalls` nothing comes after so many bytes. `fetched` are the files whose content was asked
+    for, `tokens` the Authorization headers.
+    """
 
     url: str = ""
     folders: dict[str, Path] = field(default_factory=dict)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    stalls: dict[str, int] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -33,15 +40,21 @@ def running() -> Iterator[Hub]:
     class Handler(_Handler):
         serves = hub
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with _Server(("127.0.0.1", 0), Handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield hub
         finally:
+            hub.over.set()
             server.shutdown()
             thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keep quiet about those who hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -51,9 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        self.serves.asked.append(path)
         owner, name, what, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), "", ""]
         model = f"{owner}/{name}"
+        if model in self.serves.folders or model in self.serves.refusals:
+            self.serves.tokens.add(self.headers["Authorization"])
         if model in self.serves.refusals:
             self._refuse(*self.serves.refusals[model])
         elif model not in self.serves.folders:
@@ -65,9 +79,14 @@ class _Handler(BaseHTTPRequestHandler):
         elif what == "tree":
             self._send(self._tree(self.serves.folders[model]), "application/json")
         else:
-            self._send((self.serves.folders[model] / rest[1]).read_bytes(), "application/octet-stream")
+            self._send_file(self.serves.folders[model] / rest[1])
 
     do_HEAD = do_GET
+
+    def _send_file(self, file: Path) -> None:
+        if self.command == "GET":
+            self.serves.fetched.append(file.name)
+        self._send(file.read_bytes(), "application/octet-stream", self.serves.stalls.get(file.name))
 
     def _tree(self, folder: Path) -> bytes:
         files = sorted(folder.iterdir())
@@ -83,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _send(self, body: bytes, kind: str) -> None:
+    def _send(self, body: bytes, kind: str, stall_after: int | None = None) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -91,7 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.wfile.write(body[:stall_after])
+            if stall_after is not None:
+                self.serves.over.wait(30)
+                self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         """Keep quiet."""

@@ -98,3 +98,12 @@ def test_the_tokenizer_reads_what_it_writes(checkpoint: Checkpoint) -> None:
     tokenizer = load_tokenizer(checkpoint("words"), padding_side="left")
     assert tokenizer.decode(tokenizer("What is your name?")["input_ids"]) == "What is your name?"
     assert tokenizer.padding_side == "left"
+
+
+def test_an_empty_tokenizer_is_not_made_up(checkpoint: Checkpoint) -> None:
+    folder = checkpoint("mute")
+    for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / file).unlink()
+    with pytest.raises(ModelUnavailable, match="it holds no tokenizer") as caught:
+        load_tokenizer(folder)
+    assert caught.value.lasting

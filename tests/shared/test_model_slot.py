@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from shared import model_slot
 from shared.checkpoint import load_model
-from shared.model_slot import ModelSlot
+from shared.contracts import LoadingModel
+from shared.hub import Fetched, OnFetched
+from shared.model_slot import ModelSlot, Source
 from shared.problems import ModelNotReady
 from shared.worker import Worker
 
@@ -190,6 +192,29 @@ async def test_the_status_passes_through_the_stages(loader: Worker, checkpoint: 
     assert stages == ["mine fetching", "mine loading", "mine warming-up", None]
 
 
+async def test_the_status_says_how_far_a_download_is(loader: Worker, checkpoint: Checkpoint) -> None:
+    folder, free = checkpoint("mine"), threading.Event()
+
+    def fetch(where: str, on_fetched: OnFetched, stop: threading.Event, revision: str | None) -> Path:
+        on_fetched(Fetched(120, 861, 95.04))
+        free.wait(WAIT_S)
+        return folder
+
+    slot = _slot(loader)
+    putting = asyncio.create_task(slot.put(Source("owner/mine", fetch=fetch)))
+    await _until(lambda: bool((loading := slot.status().loading) and loading.fetched_bytes))
+    assert slot.status().loading == LoadingModel(
+        name="owner/mine",
+        stage="fetching",
+        fetched_bytes=120,
+        total_bytes=861,
+        percent=13,
+        seconds_left=95.0,
+    )
+    free.set()
+    assert await putting
+
+
 async def test_leaving_while_a_model_loads_stops_the_loading(loader: Worker, checkpoint: Checkpoint) -> None:
     begun, free = threading.Event(), threading.Event()
 
@@ -287,6 +312,47 @@ async def test_the_model_serves_as_soon_as_it_can_be_had(
     await asyncio.wait_for(trying, WAIT_S)
     assert slot.served.name == HUB_ID
     assert slot.status().failed is None
+
+
+async def test_a_pinned_revision_is_the_one_that_serves(
+    loader: Worker, hub_cache: Path, checkpoint: Checkpoint
+) -> None:
+    stored = hub_cache / f"models--{HUB_ID.replace('/', '--')}"
+    (stored / "refs").mkdir(parents=True)
+    (stored / "snapshots").mkdir()
+    checkpoint("fetched").rename(stored / "snapshots" / ("c0ffee" * 7)[:40])
+    (stored / "refs" / "v2").write_text(("c0ffee" * 7)[:40])
+    slot = _slot(loader)
+    assert not await slot.put(HUB_ID)
+    assert await slot.put(Source(HUB_ID, revision="v2"))
+
+
+async def test_what_is_tried_once_is_not_said_to_be_tried_again(
+    loader: Worker, hub_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot = _slot(loader)
+    assert not await slot.put(HUB_ID)
+    failed = slot.status().failed
+    assert failed is not None and failed.retry_in_s is None
+    assert "the model hub cannot be reached" in caplog.text
+    assert "again" not in caplog.text
+
+
+async def test_what_stands_in_leaves_the_failure_standing(
+    loader: Worker, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    slot = _slot(loader)
+    (tmp_path / "bare").mkdir()
+    await slot.put(str(tmp_path / "bare"))
+    assert await slot.put(str(checkpoint("whole")), stands_in=True)
+    failed = slot.status().failed
+    assert failed is not None and failed.name == "bare"
+
+    bare = checkpoint("other").rename(tmp_path / "bare" / "other")
+    for file in bare.iterdir():
+        file.rename(tmp_path / "bare" / file.name)
+    assert await slot.put(str(tmp_path / "bare"), stands_in=True)
+    assert slot.status().failed is None, "what failed serves now"
 
 
 async def test_what_cannot_get_better_is_not_tried_again(loader: Worker, tmp_path: Path) -> None:
