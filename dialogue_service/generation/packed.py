@@ -167,10 +167,11 @@ class PackedModel:
                 got = self._probe(probe[0].tolist())
                 torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05 * expected.abs().max().item())
             except (NotImplementedError, TypeError, ValueError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
                 raise ModelUnavailable(
-                    f"{type(model).__name__} does not compute as Parley needs it
-                    ({str(error).splitlines()[0]})", "Name a model of another architecture, such as GPT-2,
-                    Llama, Qwen2 or Mistral.", lasting=True,
+                    f"{type(model).__name__} does not compute as Parley needs it ({reason})",
+                    "Name a model of another architecture, such as GPT-2, Llama, Qwen2 or Mistral.",
+                    lasting=True,
                 ) from error
 
     def _probe(self, ids: list[int]) -> Tensor:
