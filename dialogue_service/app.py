@@ -66,7 +66,10 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         LocalGenerator,
         context_tokens=settings.context_tokens,
         reply_tokens=settings.reply_tokens,
+        candidates=settings.candidates,
+        dtype=settings.dtype,
         queue=settings.queue,
+        cache_mb=settings.cache_mb,
     )
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
