@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,9 @@ from dialogue_service.api import memory as memory_api
 from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.generation import Generator
+from dialogue_service.generation import Generator, upstream
 from dialogue_service.generation.local import LocalGenerator
+from dialogue_service.generation.upstream import UpstreamGenerator
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
@@ -68,9 +68,12 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         httpx.AsyncClient(
             base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
         ) as http,
+        _upstream(settings) as elsewhere,
     ):
         with Worker("inference", capacity=settings.queue) as worker, Worker("loader", capacity=2) as loader:
-            slot: ModelSlot[Generator] = ModelSlot(loader, load, _greet, "DIALOGUE_MODEL")
+            slot: ModelSlot[Generator] = ModelSlot(
+                loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
+            )
             memory = Memory(redis)
             chat = Chat(
                 memory=memory,
@@ -80,7 +83,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )
-            loading = asyncio.create_task(_load_models(slot, settings))
+            loading = asyncio.create_task(_load_models(slot, settings, elsewhere))
             try:
                 yield {
                     "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
@@ -92,17 +95,31 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                     await loading
 
 
-async def _load_models(slot: ModelSlot[Generator], settings: DialogueSettings) -> None:
+@contextlib.asynccontextmanager
+async def _upstream(settings: DialogueSettings) -> AsyncIterator[UpstreamGenerator | None]:
+    """The model that runs elsewhere, if one does."""
+    if settings.generator_url is None:
+        yield None
+        return
+    async with upstream.connect(settings.generator_url, settings.generator_key, settings.deadline) as http:
+        yield UpstreamGenerator(
+            http,
+            settings.model,
+            api=settings.generator_api,
+            context_tokens=settings.context_tokens,
+            reply_tokens=settings.reply_tokens,
+            queue=settings.queue,
+        )
+
+
+async def _load_models(
+    slot: ModelSlot[Generator], settings: DialogueSettings, elsewhere: UpstreamGenerator | None
+) -> None:
     """The stand-in first: it is small and near. Then the model that was asked for."""
     if settings.standin:
         await slot.put(settings.standin)
     if settings.model:
-        await slot.keep_trying(settings.model, settings.revision)
-
-
-def _greet(generator: Generator) -> str:
-    """One real reply before a model may serve."""
-    return generator.reply(["Hello!"], threading.Event())
+        await slot.keep_trying(settings.model, settings.revision, made=elsewhere)
 
 
 async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:

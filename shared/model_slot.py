@@ -70,12 +70,17 @@ class ModelSlot(Generic[M]):
             serving=self._served.name if self._served else None, loading=self._loading, failed=self._failed
         )
 
-    async def put(self, source: str, name: str | None = None, revision: str | None = None) -> bool:
-        """Bring the model at `source` (folder or hub id) into service. False: the old one serves on."""
+    async def put(
+        self, source: str, name: str | None = None, revision: str | None = None, made: M | None = None
+    ) -> bool:
+        """Bring the model at `source` (folder or hub id) into service. False: the old one serves on.
+
+        With `made`, a model that runs elsewhere, nothing is fetched or loaded: it only has to answer.
+        """
         name = name or display_name(source)
         self._loading = LoadingModel(name=name, stage="fetching")
         try:
-            model = await self._loader.run(lambda stop: self._prepare(source, revision, stop))
+            model = await self._loader.run(lambda stop: self._prepare(source, revision, made, stop))
         except ModelUnavailable as error:
             self._fail(name, error)
             return False
@@ -89,10 +94,10 @@ class ModelSlot(Generic[M]):
         logger.info("%s is in service", name)
         return True
 
-    async def keep_trying(self, source: str, revision: str | None = None) -> None:
+    async def keep_trying(self, source: str, revision: str | None = None, made: M | None = None) -> None:
         """Put `source` into service; while that may yet succeed, try again, ever more rarely."""
         wait_s = _FIRST_RETRY_S
-        while not await self.put(source, revision=revision):
+        while not await self.put(source, revision=revision, made=made):
             failed = self._failed
             if failed is None or failed.retry_in_s is None:
                 return
@@ -100,10 +105,12 @@ class ModelSlot(Generic[M]):
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _LONGEST_RETRY_S)
 
-    def _prepare(self, source: str, revision: str | None, stop: threading.Event) -> M:
-        folder = hub.fetch(source, self._on_bytes, stop, revision)
-        self._stage("loading")
-        model = self._load(folder)
+    def _prepare(self, source: str, revision: str | None, made: M | None, stop: threading.Event) -> M:
+        model = made
+        if model is None:
+            folder = hub.fetch(source, self._on_bytes, stop, revision)
+            self._stage("loading")
+            model = self._load(folder)
         self._stage("warming-up")
         self._warm_up(model)
         return model
