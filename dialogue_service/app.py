@@ -61,7 +61,15 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    load = partial(LocalGenerator, context_tokens=settings.context_tokens, reply_tokens=settings.reply_tokens)
+    load = partial(
+        LocalGenerator,
+        context_tokens=settings.context_tokens,
+        reply_tokens=settings.reply_tokens,
+        candidates=settings.candidates,
+        dtype=settings.dtype,
+        queue=settings.queue,
+        cache_mb=settings.cache_mb,
+    )
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
         memory_store.connect(settings.redis_url) as redis,
@@ -70,7 +78,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         ) as http,
         _upstream(settings) as elsewhere,
     ):
-        with Worker("inference", capacity=settings.queue) as worker, Worker("loader", capacity=2) as loader:
+        with Worker("loader", capacity=2) as loader:
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
             )
@@ -79,7 +87,6 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 memory=memory,
                 intents=IntentClient(http, settings.intent_timeout),
                 slot=slot,
-                worker=worker,
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )

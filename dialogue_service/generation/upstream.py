@@ -16,7 +16,7 @@ import httpx
 from pydantic import BaseModel, Field, ValidationError
 
 from dialogue_service.generation import OnText
-from dialogue_service.generation.local import whole_sentences
+from dialogue_service.generation.text import whole_sentences
 from shared.hub import ModelUnavailable
 from shared.problems import (
     DeadlineExceeded,
