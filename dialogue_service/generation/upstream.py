@@ -15,8 +15,9 @@ from typing import Any, Literal
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 
+from dialogue_service import prompt
 from dialogue_service.generation import OnText
-from dialogue_service.generation.text import whole_sentences
+from dialogue_service.generation.text import Stream, whole_sentences
 from shared.hub import ModelUnavailable
 from shared.problems import (
     DeadlineExceeded,
@@ -118,8 +119,8 @@ class UpstreamGenerator:
             messages = [{"role": _ROLES[i % 2], "content": turn} for i, turn in enumerate(kept)]
             return body | {"messages": messages}
         # What somebody typed must not end a turn.
-        prompt = "".join(turn.replace(EOS, _EOS_TYPED) + EOS for turn in kept)
-        return body | {"prompt": prompt, "stop": [EOS]}
+        text = "".join(turn.replace(EOS, _EOS_TYPED) + EOS for turn in kept)
+        return body | {"prompt": text, "stop": [EOS]}
 
     def _post(self, body: dict[str, Any]) -> Any:
         path = "chat/completions" if self._api == "chat" else "completions"
@@ -133,8 +134,7 @@ class UpstreamGenerator:
         return whole_sentences(text) if choice.finish_reason == "length" else text
 
     async def _stream(self, body: dict[str, Any], on_text: OnText) -> str:
-        """Hand out what arrives; white space is held back until something follows it."""
-        said, held, ended = "", "", False
+        stream, text, ended = Stream(on_text), "", False
         async with self._post(body | {"stream": True}) as answer:
             if not answer.is_success:
                 await _checked(answer)
@@ -144,14 +144,11 @@ class UpstreamGenerator:
                     break
                 for choice in _choices(data)[:1]:
                     ended = ended or choice.finish_reason is not None
-                    piece = held + choice.said if said else choice.said.lstrip()
-                    if text := piece.rstrip():
-                        on_text(text)
-                        said += text
-                    held = piece[len(text) :]
+                    text += choice.said
+                    stream.show(text)
         if not ended:
             raise UpstreamFailed(_BROKE_OFF)
-        return said
+        return stream.end(text)
 
 
 def connect(url: str, key: str | None, deadline_s: float) -> httpx.AsyncClient:
@@ -238,12 +235,7 @@ def _failure(error: httpx.HTTPError) -> Problem:
 
 
 def _newest(turns: Sequence[str], window_bytes: int) -> list[str]:
-    """The newest exchanges that fit; of a message that alone is longer, the end."""
-    message = turns[-1].encode()[-window_bytes:].decode(errors="ignore")
-    kept, left = [message], window_bytes - len(message.encode())
-    for asked, answered in zip(turns[-3::-2], turns[-2::-2], strict=False):
-        left -= len(asked.encode()) + len(answered.encode())
-        if left < 0:
-            break
-        kept = [asked, answered, *kept]
-    return kept
+    """The exchanges that fit, as a local prompt has them; of a message that alone is longer, the end."""
+    turns = turns[(len(turns) - 1) % 2 :]
+    kept = turns[prompt.first_kept([len(turn.encode()) for turn in turns], window_bytes) :]
+    return [*kept[:-1], kept[-1].encode()[-window_bytes:].decode(errors="ignore")]

@@ -358,7 +358,8 @@ async def test_what_a_completion_is_asked_and_that_nobody_can_type_the_end_of_a_
 @pytest.mark.parametrize(
     ("turns", "kept"),
     [
-        (["a" * 20, "b" * 20, "c" * 20, "d" * 20, "e" * 20], "cde"),
+        (["a" * 20, "b" * 20, "c" * 10, "d" * 20, "e" * 20], "abcde"),
+        (["a" * 20, "b" * 20, "c" * 10, "d" * 20, "e" * 30], "cde"),
         (["a" * 20, "b" * 90, "c"], "c"),
         (["a", "b", "é" * 60], "é"),
     ],
