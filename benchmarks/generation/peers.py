@@ -1,5 +1,6 @@
 """The others: what else can make replies of the same checkpoint on this processor."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,22 +110,31 @@ class LlamaCpp:
                 self._llama.eval([token])
 
 
-def others(checkpoint: Path, words: model.Words) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Those that can be had here, by column; and for each other column why not."""
+_PACKAGES = {CTRANSLATE2: ("ctranslate2",), LLAMA: ("llama_cpp", "gguf")}
+
+
+def missing() -> dict[str, str]:
+    """Columns that cannot be had here, and why."""
+    absent = {
+        column: [package for package in packages if importlib.util.find_spec(package) is None]
+        for column, packages in _PACKAGES.items()
+    }
+    return {
+        column: f"not measured, {' and '.join(packages)} not installed"
+        for column, packages in absent.items()
+        if packages
+    }
+
+
+def others(checkpoint: Path, words: model.Words) -> dict[str, Peer]:
+    """Those that can be had here, by column."""
     makers: dict[str, Callable[[], Peer]] = {
         NAIVE: lambda: Naive(checkpoint, linear=False),
         LINEAR: lambda: Naive(checkpoint, linear=True),
         CTRANSLATE2: lambda: CTranslate2(checkpoint, words),
         LLAMA: lambda: LlamaCpp(checkpoint),
     }
-    found: dict[str, Peer] = {}
-    missing: dict[str, str] = {}
-    for column, make in makers.items():
-        try:
-            found[column] = make()
-        except ImportError as error:
-            missing[column] = f"not measured: {error.name} is not installed (pip install -e '.[bench]')"
-    return found, missing
+    return {column: make() for column, make in makers.items() if column not in missing()}
 
 
 def _linear(module: Any) -> None:
