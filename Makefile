@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml constraints.txt tools/torch_cpu.py
+comma := ,
 # Pip's own check for a newer pip is noise here.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -32,9 +33,9 @@ bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; wri
 bench-intents: $(VENV)/installed ## Measure how well intents are found; writes benchmarks/intents.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.intents --data $(or $(DATA),../shared/data/intents) $(ARGS)
 
-bench-generation: $(VENV)/installed ## Measure how fast replies come; writes benchmarks/generation.md (VOCAB=folder)
-	@$(PIP_INSTALL) -e '.[bench]'
-	@$(BIN)/python -m benchmarks.generation $(if $(VOCAB),--vocab $(VOCAB)) $(ARGS)
+bench-generation: $(VENV)/installed ## Measure how fast replies come; writes benchmarks/generation.md (LLAMA=1 builds llama.cpp)
+	@$(PIP_INSTALL) -e '.[bench$(if $(LLAMA),$(comma)bench-llama)]'
+	@$(BIN)/python -m benchmarks.generation $(if $(DATA),--vocab $(DATA)) $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

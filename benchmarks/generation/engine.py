@@ -60,7 +60,15 @@ class Bench:
         usual: dict[str, Any] = {"context_tokens": WINDOW, "reply_tokens": REPLY}
         generator = LocalGenerator(self.checkpoint, **(usual | options))
         generator.warm_up()
+        self._expect_full_replies(generator, {**usual, **options}["reply_tokens"])
         return generator
+
+    def _expect_full_replies(self, generator: LocalGenerator, tokens: int) -> None:
+        """A streamed reply is not cut to whole sentences; read again, its text has about as many tokens."""
+        pieces: list[str] = []
+        asyncio.run(generator.reply([self.words.turn(MESSAGE)], on_text=pieces.append))
+        if (made := len(self.words.tokenizer("".join(pieces))["input_ids"])) < tokens * 0.75:
+            raise RuntimeError(f"Parley made about {made} tokens instead of {tokens}")
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -59,10 +59,11 @@ def build(shape: Shape, vocab: Path, folder: Path) -> Path:
         )
     )
     with torch.no_grad():
-        # Every hidden state gets a large part along one direction, and the end's row points against it.
+        # A normalised state has the length sqrt(width): with this bias it always points along the direction,
+        # also after an end, whose row (tied: its embedding too) points against it.
         direction = torch.nn.functional.normalize(torch.randn(shape.width), dim=0)
-        model.transformer.ln_f.bias.copy_(8 * direction)
-        model.transformer.wte.weight[ids[END]] = -5 * direction
+        model.transformer.ln_f.bias.copy_(2 * shape.width**0.5 * direction)
+        model.transformer.wte.weight[ids[END]] = -direction
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)  # DialoGPT has none
     return folder

@@ -43,7 +43,6 @@ class Naive:
                     attention_mask=torch.ones_like(inputs),
                     do_sample=False,
                     max_new_tokens=count,
-                    min_new_tokens=count,
                     pad_token_id=self._model.config.eos_token_id,
                 )
             _expect(made.shape[1] - len(ids), count)
@@ -64,7 +63,6 @@ class CTranslate2:
         results = self._generator.generate_batch(
             [self._tokens(ids) for ids in prompts],
             max_length=count,
-            min_length=count,
             sampling_topk=1,
             include_prompt_in_result=False,
         )
@@ -106,6 +104,8 @@ class LlamaCpp:
     def _decode(self, count: int) -> None:
         for made in range(count):
             token = self._llama.sample(temp=0.0)
+            if token == self._llama.token_eos():
+                _expect(made, count)
             if made + 1 < count:
                 self._llama.eval([token])
 
@@ -150,5 +150,6 @@ def _linear(module: Any) -> None:
 
 
 def _expect(made: int, count: int) -> None:
+    """Nobody is told to go on past the end of a turn: the weights see to that, and this to it."""
     if made != count:
         raise RuntimeError(f"{made} tokens were made instead of {count}: the comparison would be wrong")
