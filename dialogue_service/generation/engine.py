@@ -9,6 +9,7 @@ transformers' own continuous batching is not used: it drops the repetition penal
 candidates that share a prompt nor prompts kept from turn to turn.
 """
 
+import atexit
 import logging
 import math
 import threading
@@ -32,6 +33,7 @@ _SEQUENCES = 16
 """Conversations computed at once; more wait."""
 _CHUNK = 64
 """Tokens of prompts read in one step: a step with so many takes a few times as long as one without."""
+_EXIT_S = 5.0
 
 
 class Engine:
@@ -60,6 +62,7 @@ class Engine:
             self._waiting.append(job)
             if self._thread.ident is None:
                 self._thread.start()
+                atexit.register(self._end)
             self._changed.notify()
 
     def stop(self) -> None:
@@ -68,10 +71,19 @@ class Engine:
             self._stopped = True
             self._changed.notify()
 
+    def _end(self) -> None:
+        """At the interpreter's exit: a thread that still computed then would crash it."""
+        with self._changed:
+            for job in [*self._waiting, *self._running]:
+                job.reply.cancel()
+        self.stop()
+        self._thread.join(_EXIT_S)
+
     def _work(self) -> None:
         with torch.inference_mode():
             while self._admit():
                 self._step()
+        atexit.unregister(self._end)
 
     def _admit(self) -> bool:
         """Wait for work and take in what may run. False: there will be none."""

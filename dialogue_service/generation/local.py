@@ -64,7 +64,7 @@ class LocalGenerator:
             like=packed.like,
         )
         self._engine = Engine(packed, sampling, queue=queue, cache_bytes=cache_mb * 10**6)
-        weakref.finalize(self, self._engine.stop)
+        weakref.finalize(self, self._engine.stop).atexit = False
 
     async def reply(
         self, turns: Sequence[str], *, seed: int | None = None, on_text: OnText | None = None
@@ -87,18 +87,20 @@ def _placed(model: Any, dtype: str) -> Any:
     if torch.cuda.is_available() and dtype != "int8":
         half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         return model.to("cuda", _DTYPES[half if dtype == "auto" else dtype])
-    int8.unfold(model)
-    if dtype == "auto":
-        dtype = "int8" if int8.supported() else "fp32"
-    if dtype != "int8":
-        return model.to(_DTYPES[dtype])
-    if not int8.supported():
+    if dtype == "int8" and not int8.supported():
         raise ModelUnavailable(
             "this processor or this build of torch has no 8-bit products",
             "Set DIALOGUE_DTYPE=fp32.",
             lasting=True,
         )
-    int8.quantize(model)
+    if dtype == "int8" or (dtype == "auto" and int8.supported()):
+        int8.quantize(model)
+    else:
+        model.to(_DTYPES["fp32" if dtype == "auto" else dtype])
+    int8.lighten(model)
+    for parameter in model.parameters():
+        # The loaded ones are views of the mapped file, any of which would keep all of it in memory.
+        parameter.data = parameter.data.clone()
     return model
 
 

@@ -156,10 +156,12 @@ class PackedModel:
         """Take over `model`. Raises ModelUnavailable where its architecture cannot work like this."""
         self._model = model
         self.device: torch.device = model.device
-        self.like = torch.empty(0, dtype=model.dtype, device=model.device)
         probe = torch.arange(8, device=self.device)[None] % model.config.vocab_size
         with torch.inference_mode():
-            expected = model(probe, use_cache=False).logits[0, -2:].float()
+            logits = model(probe, use_cache=False).logits
+            expected = logits[0, -2:].float()
+            self.like = logits.new_empty(0)
+            """Has the type and the place that masks must have."""
             try:
                 if not model._supports_attention_backend:
                     raise NotImplementedError("an attention of its own")
