@@ -4,11 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml constraints.txt tools/torch_cpu.py
+comma := ,
 # Pip's own check for a newer pip is noise here.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed clean
+.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -31,6 +32,10 @@ bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; wri
 
 bench-intents: $(VENV)/installed ## Measure how well intents are found; writes benchmarks/intents.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.intents --data $(or $(DATA),../shared/data/intents) $(ARGS)
+
+bench-generation: $(VENV)/installed ## Measure how fast replies come; writes benchmarks/generation.md (LLAMA=1 builds llama.cpp)
+	@$(PIP_INSTALL) -e '.[bench$(if $(LLAMA),$(comma)bench-llama)]'
+	@$(BIN)/python -m benchmarks.generation $(if $(DATA),--vocab $(DATA)) $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

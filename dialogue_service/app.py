@@ -22,8 +22,9 @@ from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
 from dialogue_service.events import problem_of
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.generation import Generator
+from dialogue_service.generation import Generator, upstream
 from dialogue_service.generation.local import LocalGenerator
+from dialogue_service.generation.upstream import UpstreamGenerator
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
@@ -77,12 +78,13 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         httpx.AsyncClient(
             base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
         ) as http,
+        _upstream(settings) as elsewhere,
     ):
         with Worker("loader", capacity=2) as loader:
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
             )
-            versions = _versions(slot, settings)
+            versions = _versions(slot, settings, elsewhere)
             memory = Memory(redis)
             chat = Chat(
                 memory=memory,
@@ -99,15 +101,34 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 }
 
 
-def _versions(slot: ModelSlot[Generator], settings: DialogueSettings) -> Versions[Generator]:
+def _versions(
+    slot: ModelSlot[Generator], settings: DialogueSettings, elsewhere: UpstreamGenerator | None
+) -> Versions[Generator]:
     """The stand-in comes first, for it is small and near; without another model it is the configured one."""
     model = settings.model or settings.standin
     return Versions(
         slot,
         Registry(settings.registry),
-        configured=Source(model, revision=settings.revision) if model else None,
+        configured=Source(model, revision=settings.revision, made=elsewhere) if model else None,
         standin=settings.standin if settings.model else "",
     )
+
+
+@contextlib.asynccontextmanager
+async def _upstream(settings: DialogueSettings) -> AsyncIterator[UpstreamGenerator | None]:
+    """The model that runs elsewhere, if one does."""
+    if settings.generator_url is None:
+        yield None
+        return
+    async with upstream.connect(settings.generator_url, settings.generator_key, settings.deadline) as http:
+        yield UpstreamGenerator(
+            http,
+            settings.model,
+            api=settings.generator_api,
+            context_tokens=settings.context_tokens,
+            reply_tokens=settings.reply_tokens,
+            queue=settings.queue,
+        )
 
 
 async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:

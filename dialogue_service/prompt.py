@@ -27,7 +27,7 @@ def encode(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]:
     if tokenizer.chat_template is not None:
         return _encode_chat(tokenizer, turns, window)
     parts = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, turns)]
-    kept = parts[_first([len(part) for part in parts], window) :]
+    kept = parts[first_kept([len(part) for part in parts], window) :]
     return [id_ for part in kept for id_ in part][-window:]
 
 
@@ -38,8 +38,8 @@ def blank(tokenizer: Any) -> list[int]:
     return [tokenizer.eos_token_id]
 
 
-def _first(lengths: Sequence[int], window: int) -> int:
-    """Which turn the prompt begins with, given how many tokens each turn has.
+def first_kept(lengths: Sequence[int], window: int) -> int:
+    """Which turn the prompt begins with, given how many tokens (or whatever `window` counts) each turn has.
 
     Goes through the conversation as it went: whenever a message found no room any more, the oldest exchanges
     were left out until the others took half of the room that it left.
@@ -69,7 +69,7 @@ def _encode_chat(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]
     sizes = [len(_render(tokenizer, ["a"] * n)) for n in (1, 3)]
     alone, pair = sizes[0], sizes[1] - sizes[0]
     lengths = [len(ids) + pair // 2 + _SEAM for ids in _plain(tokenizer, turns)]
-    for first in range(_first(lengths, window - alone), len(turns), 2):
+    for first in range(first_kept(lengths, window - alone), len(turns), 2):
         ids = _render(tokenizer, turns[first:])
         if len(ids) <= window:
             return ids

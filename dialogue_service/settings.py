@@ -2,11 +2,28 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, HttpUrl, RedisDsn, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    Field,
+    HttpUrl,
+    RedisDsn,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from shared.contracts import MAX_TEXT_CHARS
-from shared.settings import REPOSITORY, ModelName, Port, RegistryFolder, Revision, ServiceSettings
+from shared.settings import (
+    REPOSITORY,
+    BearerToken,
+    ModelName,
+    Port,
+    RegistryFolder,
+    Revision,
+    ServiceSettings,
+    model_name,
+)
 
 
 def _redis_url(value: str) -> str:
@@ -19,6 +36,14 @@ def _http_url(value: str) -> str:
     return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
 
 
+def _generator_url(value: str | None) -> str | None:
+    """The base that OpenAI's clients take, which ends in /v1 unless it says otherwise."""
+    if not value:
+        return None
+    url = TypeAdapter(HttpUrl).validate_python(value)
+    return str(url).rstrip("/") + ("/v1" if url.path in (None, "/") else "")
+
+
 class DialogueSettings(ServiceSettings):
     """Settings of the dialogue service."""
 
@@ -26,9 +51,27 @@ class DialogueSettings(ServiceSettings):
     service: ClassVar[str] = "dialogue"
 
     port: Port = Field(default=8000, description="the TCP port to listen on, 1 to 65535.", examples=[8000])
-    model: ModelName = Field(
+    generator_url: Annotated[str | None, AfterValidator(_generator_url)] = Field(
+        default=None,
+        repr=False,
+        description="the model server (with OpenAI's interface) that runs DIALOGUE_MODEL; empty: none does.",
+        examples=["http://127.0.0.1:8080/v1"],
+    )
+    generator_api: Literal["chat", "completions"] = Field(
+        default="chat",
+        description="how to ask that server: chat, or completions for a model without a chat template.",
+        examples=["chat"],
+    )
+    generator_key: BearerToken = Field(
+        default=None,
+        repr=False,
+        description="the bearer token that the model server wants.",
+        examples=["a-long-random-secret"],
+    )
+    model: str = Field(
         default="microsoft/DialoGPT-medium",
-        description="the model that talks: a hub id or a folder; empty: the stand-in is the model.",
+        description="the model that talks: a hub id or a folder (or what the model server calls it); "
+        "empty: the stand-in is the model.",
         examples=["microsoft/DialoGPT-medium"],
     )
     revision: Revision = Field(
@@ -115,6 +158,15 @@ class DialogueSettings(ServiceSettings):
         description="megabytes for what was computed for earlier turns, so that it is not computed again.",
         examples=[512],
     )
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, value: str, others: ValidationInfo) -> str:
+        if not others.data.get("generator_url"):
+            return model_name(value)
+        if not value.strip() or not value.isprintable():
+            raise ValueError("the server at DIALOGUE_GENERATOR_URL must be told a model")
+        return value
 
     def limits(self) -> dict[str, Any]:
         """The bounds a caller meets."""

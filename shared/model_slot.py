@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from shared import hub
 from shared.contracts import FailedModel, LoadingModel, SlotStatus
@@ -31,12 +31,16 @@ _LOADING_RETRY_AFTER_S = 5.0
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from (a folder or hub id, unless `fetch` knows better), and its name."""
+    """Where a model comes from (a folder or hub id, unless `fetch` knows better), and its name.
+
+    `made` is a model that runs elsewhere: it has only to answer, nothing is fetched or loaded.
+    """
 
     where: str
     name: str = ""
     revision: str | None = None
     fetch: Fetch = hub.fetch
+    made: Any = None
 
     @property
     def shown(self) -> str:
@@ -143,9 +147,11 @@ class ModelSlot(Generic[M]):
         return True
 
     def _prepare(self, source: Source, stop: threading.Event) -> M:
-        folder = source.fetch(source.where, self._on_fetched, stop, source.revision)
-        self._stage("loading")
-        model = self._load(folder)
+        model: M | None = source.made
+        if model is None:
+            folder = source.fetch(source.where, self._on_fetched, stop, source.revision)
+            self._stage("loading")
+            model = self._load(folder)
         self._stage("warming-up")
         self._warm_up(model)
         return model

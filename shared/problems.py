@@ -18,9 +18,11 @@
      ├─ Overloaded           429  a queue is full
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
+     ├─ UpstreamFailed       502  the model server gave no usable answer
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
+     ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
 A type URI is stable: programs may compare it.
@@ -226,6 +228,13 @@ class InternalError(Problem):
     advice = "The log has the details under the X-Request-ID of this answer."
 
 
+class UpstreamFailed(Problem):
+    """The model server gave no usable answer; the detail says what to check."""
+
+    slug, title, status = "upstream-failed", "The model server gave no usable answer", 502
+    advice = "Nothing was stored. Send it again; the log of the model server may say more."
+
+
 class ModelNotReady(Problem):
     """No model can answer yet."""
 
@@ -245,6 +254,13 @@ class MemoryUnavailable(Problem):
 
     slug, title, status = "memory-unavailable", "The memory cannot be reached", 503
     advice = "Redis does not answer: check that it runs and that REDIS_URL is right, then send it again."
+
+
+class UpstreamUnavailable(Problem):
+    """The model server cannot be reached, or says that it cannot answer now."""
+
+    slug, title, status = "upstream-unavailable", "The model server does not answer", 503
+    advice = "Check that it runs and that DIALOGUE_GENERATOR_URL is right, then send it again."
 
 
 class DeadlineExceeded(Problem):

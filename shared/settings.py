@@ -70,7 +70,8 @@ def load(kind: type[S]) -> S:
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
-def _model_name(value: str) -> str:
+def model_name(value: str) -> str:
+    """The value, a folder made absolute. Raises ValueError when it can be neither folder nor hub id."""
     """A folder that exists, as an absolute path, or a hub id, or nothing."""
     if not value:
         return value
@@ -84,7 +85,7 @@ def _model_name(value: str) -> str:
     return value
 
 
-ModelName = Annotated[str, AfterValidator(_model_name)]
+ModelName = Annotated[str, AfterValidator(model_name)]
 """A Hugging Face hub id, or a folder that holds a model; a relative folder is resolved at once."""
 
 
@@ -102,6 +103,10 @@ def _api_key(key: str | None) -> str | None:
     return key or None
 
 
+BearerToken = Annotated[str | None, AfterValidator(_api_key)]
+"""A secret; an empty one is none."""
+
+
 class ServiceSettings(Settings):
     """What every service can be told."""
 
@@ -109,7 +114,7 @@ class ServiceSettings(Settings):
 
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on.")
     port: Port = Field(description="the TCP port to listen on, 1 to 65535.")
-    api_key: Annotated[str | None, AfterValidator(_api_key)] = Field(
+    api_key: BearerToken = Field(
         default=None,
         validation_alias="API_KEY",
         repr=False,

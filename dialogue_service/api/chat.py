@@ -14,12 +14,21 @@ from shared.problems import (
     ModelNotReady,
     Overloaded,
     Unauthorized,
+    UpstreamFailed,
+    UpstreamUnavailable,
     responses,
 )
 
 router = APIRouter(tags=["chat"])
 
-_MODEL_PROBLEMS = (Overloaded, ModelNotReady, EmptyReply, DeadlineExceeded)
+_MODEL_PROBLEMS = (
+    Overloaded,
+    UpstreamFailed,
+    ModelNotReady,
+    UpstreamUnavailable,
+    EmptyReply,
+    DeadlineExceeded,
+)
 _KEY_PROBLEMS = (KeyInUse, ConversationForgotten, KeyReused)
 CHAT_PROBLEMS = (*BODY_PROBLEMS, *COMMON_PROBLEMS, *_KEY_PROBLEMS, *_MODEL_PROBLEMS)
 

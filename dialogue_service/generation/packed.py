@@ -166,15 +166,16 @@ class PackedModel:
                 if not model._supports_attention_backend:
                     raise NotImplementedError("an attention of its own")
                 model.set_attn_implementation(_NAME)
-                got = self._probe(probe[0].tolist())
-                torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05 * expected.abs().max().item())
-            except (NotImplementedError, TypeError, ValueError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
+                error = (self._probe(probe[0].tolist()) - expected).abs().max()
+                if not error <= 0.05 * expected.abs().max():  # nor if it is no number
+                    raise NotImplementedError("its logits come out differently")
+            except (NotImplementedError, TypeError, ValueError) as fault:
+                reason = str(fault).splitlines()[0]
                 raise ModelUnavailable(
                     f"{type(model).__name__} does not compute as Parley needs it ({reason})",
                     "Name a model of another architecture, such as GPT-2, Llama, Qwen2 or Mistral.",
                     lasting=True,
-                ) from error
+                ) from fault
 
     def _probe(self, ids: list[int]) -> Tensor:
         """The last two logits, computed as they will be: a prefix, and two tokens that do not see each

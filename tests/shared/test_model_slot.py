@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from shared import model_slot
 from shared.checkpoint import load_model
 from shared.contracts import LoadingModel
-from shared.hub import Fetched, OnFetched
+from shared.hub import Fetched, ModelUnavailable, OnFetched
 from shared.model_slot import ModelSlot, Source
 from shared.problems import ModelNotReady
 from shared.worker import Worker
@@ -73,6 +73,27 @@ async def test_a_model_from_a_folder_serves_under_its_name(loader: Worker, check
     assert slot.served.name == "mine"
     assert len(_answer(slot.served.model)) == 3
     assert slot.status().model_dump() == {"serving": "mine", "loading": None, "failed": None}
+
+
+async def test_a_model_that_runs_elsewhere_serves_once_it_has_answered(
+    loader: Worker, checkpoint: Checkpoint
+) -> None:
+    near, elsewhere, away = checkpoint("near"), load_model(AutoModelForCausalLM, checkpoint("far")), True
+
+    def warm_up(model: Any) -> list[int]:
+        if model is elsewhere and away:
+            raise ModelUnavailable("its server does not answer", "Start it.")
+        return _answer(model)
+
+    slot = _slot(loader, warm_up=warm_up)
+    await slot.put(str(near))
+    assert not await slot.put(Source("far:1", made=elsewhere))
+    assert slot.served.name == "near"
+    failed = slot.status().failed
+    assert failed is not None and (failed.name, failed.advice) == ("far:1", "Start it.")
+    away = False
+    assert await slot.put(Source("far:1", made=elsewhere))
+    assert (slot.served.name, slot.served.model) == ("far:1", elsewhere)
 
 
 def _without_a_weight(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""How fast replies come: `python -m benchmarks.generation` writes benchmarks/generation.md."""
