@@ -156,8 +156,10 @@ class ModelVersion(BaseModel):
     )
     model: str = Field(description="The name its answers carry.", examples=["20270114-093000"])
     configured: bool = Field(default=False, description="Whether it is the model that the settings name.")
-    active: bool = Field(description="Whether it is the one to serve, now and after a restart.")
-    serving: bool = Field(description="Whether it answers now.")
+    active: bool = Field(
+        description="Whether it is the one to serve, now and after a restart.", examples=[True]
+    )
+    serving: bool = Field(description="Whether it answers now.", examples=[True])
     created: datetime | None = Field(default=None, description="When it was saved (UTC).")
     kind: str | None = Field(default=None, description="What it is.", examples=["head"])
     parent: str | None = Field(
@@ -172,7 +174,12 @@ class ModelVersion(BaseModel):
 class Models(SlotStatus):
     """The versions there are, what serves now, what is loading, and what failed."""
 
-    versions: list[ModelVersion] = Field(description="The configured model first, then the newest first.")
+    versions: list[ModelVersion] = Field(
+        description="The configured model first, then the newest first.",
+        examples=[
+            [{"version": "configured", "model": "microsoft/DialoGPT-medium", "active": True, "serving": True}]
+        ],
+    )
     active: str = Field(description="The version to serve, now and after a restart.", examples=["configured"])
     previous: str | None = Field(
         description="The version that a rollback leads to; null: there is none.", examples=[None]
