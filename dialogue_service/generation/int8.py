@@ -78,7 +78,7 @@ class HalfEmbedding(nn.Module):
 
 
 def lighten(model: nn.Module) -> None:
-    """Replace parts of a model by equals that a processor computes several times faster, in place."""
+    """Replace parts of a model that does not train by equals that a processor computes faster, in place."""
     for parent, name, layer in _layers(model, Conv1D):
         inputs, outputs = layer.weight.shape
         linear = nn.Linear(inputs, outputs, device="meta")
@@ -87,6 +87,8 @@ def lighten(model: nn.Module) -> None:
         setattr(parent, name, linear)
     for parent, name, _ in _layers(model, NewGELUActivation):
         setattr(parent, name, nn.GELU(approximate="tanh"))
+    for parent, name, _ in _layers(model, nn.Dropout):
+        setattr(parent, name, nn.Identity())
 
 
 def quantize(model: Any) -> None:

@@ -125,15 +125,11 @@ def _attention(
         raise NotImplementedError(f"attention with one of {', '.join(_BEYOND_US)}")
     (_, heads, _, dim), key_heads = query.shape, key.shape[1]
     sizes = [len(piece.ids) for piece in packed]
-    made = []
-    for piece, n, asking, new in zip(
-        packed,
-        sizes,
-        torch.split(query, sizes, 2),
-        torch.split(torch.stack((key, value)), sizes, 3),
-        strict=True,
+    new, made = torch.stack((key, value)), []
+    for piece, n, asking, added in zip(
+        packed, sizes, query.split_with_sizes(sizes, 2), new.split_with_sizes(sizes, 3), strict=True
     ):
-        keys, values = piece.keys_values.write(module.layer_idx, new)
+        keys, values = piece.keys_values.write(module.layer_idx, added)
         # Query heads that share a key head are laid end to end: nothing has to be copied for them.
         seen = scaled_dot_product_attention(
             asking if heads == key_heads else asking.reshape(1, key_heads, -1, dim),
