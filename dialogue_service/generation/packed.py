@@ -154,10 +154,9 @@ class PackedModel:
         self.device: torch.device = model.device
         probe = torch.arange(8, device=self.device)[None] % model.config.vocab_size
         with torch.inference_mode():
-            logits = model(probe, use_cache=False).logits
-            expected = logits[0, -2:].float()
-            self.like = logits.new_empty(0)
+            self.like = model.get_input_embeddings()(probe).new_empty(0)
             """Has the type and the place that masks must have."""
+            expected = model(probe, use_cache=False).logits[0, -2:].float()
             try:
                 if not model._supports_attention_backend:
                     raise NotImplementedError("an attention of its own")
