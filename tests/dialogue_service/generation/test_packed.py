@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from dialogue_service.generation import precision
 from dialogue_service.generation.packed import KeyValues, PackedModel, causal
 from dialogue_service.generation.tree import Tree
 from shared.checkpoint import load_model
@@ -39,6 +40,15 @@ def test_chunks_of_several_prompts_in_one_pass_are_as_each_alone(folder: Path, m
             last[id(tree)] = logits[0]
     for tree, prompt in zip(trees, prompts, strict=True):
         torch.testing.assert_close(last[id(tree)], plain(folder, prompt)[-1], rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_eight_bits_compute_nearly_the_same(folder: Path, dtype: str) -> None:
+    ids = ids_of(0, 200)
+    model = PackedModel(precision.load(folder, dtype))
+    (logits,) = model([Tree(ids, KeyValues(), model.like).chunk(200)])
+    exact = plain(folder, ids)[-1]
+    assert (logits[0] - exact).norm() / exact.norm() < {"fp32": 1e-4, "int8": 0.1}[dtype]
 
 
 @torch.inference_mode()

@@ -12,8 +12,7 @@ ONE = 2 * 1 * 128 * 4 * 4  # bytes of one entry: keys and values, a head, 128 po
 def computed(ids: list[int]) -> KeyValues:
     """Keys and values that tell where they come from."""
     made = KeyValues()
-    values = torch.tensor(ids, dtype=torch.float32)[None, :, None].expand(1, -1, 4)
-    made.write(0, values, values)
+    made.write(0, torch.tensor(ids, dtype=torch.float32)[:, None].expand(2, 1, 1, -1, 4))
     made.length = len(ids)
     return made
 
@@ -22,7 +21,7 @@ def held(keys_values: KeyValues) -> list[float]:
     """The ids whose keys are there."""
     if keys_values.length == 0:
         return []
-    return keys_values.copy(keys_values.length)._layers[0][0, 0, : keys_values.length, 0].tolist()
+    return keys_values.copy(keys_values.length)._layers[0][0, 0, 0, : keys_values.length, 0].tolist()
 
 
 def put(prefixes: Prefixes, ids: list[int], prompt_length: int | None = None) -> None:
