@@ -35,12 +35,13 @@ _AT_MOST = ("in_scope_refused",)  # any other target is a least value
 _INTRODUCTION = """# How well intents are found
 
 Written by `make bench-intents`: all-MiniLM-L6-v2 on the test splits of CLINC150 and BANKING77, everything in
-one run on one machine. `intent_service/metrics.py` says what the measures are. `ece_before` is the calibration
-error of a plain softmax over the labels, `ece` that of the score that is answered, which knows "none of them".
+one run on one machine. `intent_service/metrics.py` says what the measures are. `ece_before` is the
+calibration error of a plain softmax over the labels, `ece` that of the score that is answered, which knows
+"none of them" too.
 
-The described catalogues (`benchmarks/catalogs/`) were written from the intents' names alone, one line and three
-phrasings for each. A few everyday phrasings are found in the data word for word, up to case and punctuation:
-21 of CLINC150's 4,500 test messages and 15 of BANKING77's 3,080.
+The described catalogues (`benchmarks/catalogs/`) were written from the intents' names alone, one line and
+three phrasings for each. A few everyday phrasings are found in the data word for word, up to case and
+punctuation: 21 of CLINC150's 4,500 test messages and 15 of BANKING77's 3,080.
 """
 
 
