@@ -13,6 +13,7 @@ OUT_OF_SCOPE_SHARE = 0.2
 """Of the messages that a service gets this share is taken to be out of scope, whatever it is in the data."""
 
 _SCALES = [5 * 1.1**step for step in range(26)]  # 5 to 54
+_PARTS = 5  # the intents are left out in so many parts
 _RIDGE = 1e-3  # keeps the regression finite where the data can be separated
 
 
@@ -23,6 +24,25 @@ class Held:
     similarities: Tensor  # (texts, intents)
     truth: Tensor  # (texts), the index of the true intent; -1: out of scope
     none: Tensor | None = None  # (texts), the similarity to what is out of scope
+
+
+def without_some_intents(held: Sequence[Held]) -> list[Held]:
+    """The same messages among some of their intents only; those of the intents left out are out of scope.
+
+    Every intent is left out once. It stands in for messages out of scope where there are none.
+    """
+    parts: list[Held] = []
+    for part in held:
+        count = part.similarities.shape[1]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+        for left_out in order.tensor_split(min(_PARTS, count)):
+            kept = torch.ones(count, dtype=torch.bool)
+            kept[left_out] = False
+            index = torch.where(kept, kept.cumsum(0) - 1, -1)
+            truth = torch.where(part.truth >= 0, index[part.truth], -1)
+            if kept.any() and (truth >= 0).any() and (truth < 0).any():
+                parts.append(Held(part.similarities[:, kept], truth, part.none))
+    return parts
 
 
 def fit(held: Sequence[Held], most_refused: float | None = None) -> Calibration:

@@ -23,7 +23,8 @@ from intent_service.training.settings import TrainingSettings
 
 FOLDS = 5
 LEAST_OUT_OF_SCOPE = 20
-"""With fewer messages out of scope than this the shipped numbers decide what is unknown."""
+"""With fewer messages out of scope than this the shipped numbers decide what is unknown, or for a changed
+encoder the messages of intents that were left out."""
 
 _PULLS = (1e-3, 1e-4, 1e-5, 1e-6)
 _MOST_STEPS = 800  # of the fine-tuning, however many texts there are; more brought little on CLINC150
@@ -106,6 +107,9 @@ def _learn(
     strangers = sum(int((part.truth < 0).sum()) for part in best)
     if strangers >= LEAST_OUT_OF_SCOPE:
         calibration = fitting.fit(best, settings.most_refused)
+    elif settings.finetune_encoder and (parts := fitting.without_some_intents(best)):
+        # The shipped numbers do not fit an encoder that was changed: it finds everything more similar.
+        calibration = fitting.fit(parts, settings.most_refused)
     else:
         shipped = Calibration.shipped("examples")
         calibration = Calibration(

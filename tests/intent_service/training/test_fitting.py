@@ -48,3 +48,19 @@ def test_several_catalogues_count_together() -> None:
     parts = [messages(500, seed=5), messages(500, seed=6)]
     assert fitting.fit(parts) == fitting.fit(parts)
     assert len(features(parts[0].similarities)) == 500
+
+
+def test_every_intent_is_left_out_once_and_its_messages_are_strangers_then() -> None:
+    held = messages(400, seed=7)
+    parts = fitting.without_some_intents([held])
+    gone = torch.stack([(part.truth < 0) & (held.truth >= 0) for part in parts])
+    assert gone.sum(dim=0).tolist() == (held.truth >= 0).int().tolist()
+    for part in parts:
+        inside = part.truth >= 0
+        assert part.similarities.shape == (400, 3)
+        expected = held.similarities[inside, held.truth[inside]]
+        assert torch.equal(part.similarities[inside, part.truth[inside]], expected)
+
+
+def test_one_intent_alone_cannot_be_left_out() -> None:
+    assert fitting.without_some_intents([Held(torch.rand(5, 1), torch.zeros(5, dtype=torch.long))]) == []
