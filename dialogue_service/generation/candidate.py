@@ -1,28 +1,25 @@
-"""One of several replies that a model proposes."""
+"""One of the replies a model proposes, with what a ranking needs to know of it."""
 
 from dataclasses import dataclass
 
 OPENING = 6
-"""How many first tokens of a reply are compared with what the model would say without any history."""
+"""How many tokens count as a reply's opening. Li et al. (2016, MMI-antiLM) penalise only the first few
+tokens by the language model: those decide how bland a reply is, the later ones whether it is fluent."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A reply with what the model thinks of it.
-
-    Log probabilities are sums over tokens in nats, of the model's own distribution: before temperature,
-    cuts (top-k, top-p) and penalties.
-    """
+    """A reply and how probable the model finds it. All log probabilities are natural, summed over tokens,
+    and of the model's own distribution, before temperature and penalties."""
 
     text: str
-    """The decoded `ids`, without special tokens and surrounding white space."""
     ids: tuple[int, ...]
-    """The tokens as sampled, the end token included where the reply has one."""
+    """As sampled; the end of turn is among them when `finished`."""
     logprob: float
-    """log p(ids | history)"""
+    """Of all `ids`, given the conversation."""
     opening_logprob: float
-    """log p(ids[:OPENING] | history)"""
+    """Of the first OPENING ids, given the conversation."""
     unconditional: float
-    """log p(ids[:OPENING] | nothing but the token that begins a turn)"""
+    """Of the same first ids, given no conversation. 0 when only one candidate was made."""
     finished: bool
-    """Whether the model ended it; otherwise it was cut off."""
+    """The model ended it; otherwise the limit of tokens did."""
