@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -61,7 +60,15 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    load = partial(LocalGenerator, context_tokens=settings.context_tokens, reply_tokens=settings.reply_tokens)
+    load = partial(
+        LocalGenerator,
+        context_tokens=settings.context_tokens,
+        reply_tokens=settings.reply_tokens,
+        candidates=settings.candidates,
+        dtype=settings.dtype,
+        queue=settings.queue,
+        cache_mb=settings.cache_mb,
+    )
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
         memory_store.connect(settings.redis_url) as redis,
@@ -69,14 +76,15 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
             base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
         ) as http,
     ):
-        with Worker("inference", capacity=settings.queue) as worker, Worker("loader", capacity=2) as loader:
-            slot: ModelSlot[Generator] = ModelSlot(loader, load, _greet, "DIALOGUE_MODEL")
+        with Worker("loader", capacity=2) as loader:
+            slot: ModelSlot[Generator] = ModelSlot(
+                loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
+            )
             memory = Memory(redis)
             chat = Chat(
                 memory=memory,
                 intents=IntentClient(http, settings.intent_timeout),
                 slot=slot,
-                worker=worker,
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )
@@ -98,11 +106,6 @@ async def _load_models(slot: ModelSlot[Generator], settings: DialogueSettings) -
         await slot.put(settings.standin)
     if settings.model:
         await slot.keep_trying(settings.model, settings.revision)
-
-
-def _greet(generator: Generator) -> str:
-    """One real reply before a model may serve."""
-    return generator.reply(["Hello!"], threading.Event())
 
 
 async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:

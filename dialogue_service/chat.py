@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from dialogue_service.contracts import ChatReply, ChatRequest, Forgotten, Timings, Turn
 from dialogue_service.generation import Generator
@@ -15,7 +14,6 @@ from shared.contracts import Intent, IntentAnswer
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
 from shared.telemetry import INFERENCE
-from shared.worker import Worker
 
 FIXED_REPLY_MODEL = "catalog"
 _RECALLED_EXCHANGES = 32
@@ -47,7 +45,6 @@ class Chat:
     memory: Memory
     intents: IntentClient
     slot: ModelSlot[Generator]
-    worker: Worker
     turns: Turns
     deadline_s: float
 
@@ -105,7 +102,11 @@ class Chat:
     async def _generate(self, turns: Sequence[str], deadline_s: float) -> tuple[str, str]:
         served = self.slot.served
         with INFERENCE.labels("dialogue", served.name).time():
-            text = await self.worker.run(partial(served.model.reply, turns), deadline_s=deadline_s)
+            try:
+                async with asyncio.timeout(deadline_s):
+                    text = await served.model.reply(turns)
+            except TimeoutError:
+                raise DeadlineExceeded from None
         return text, served.name
 
     async def forget(self, conversation: str) -> Forgotten:

@@ -3,45 +3,84 @@
 With a chat template in the tokenizer that is used; otherwise DialoGPT's format (Zhang et al. 2020): every
 turn's tokens and the EOS id, nothing between them. Either way a special token that somebody typed is
 plain text.
+
+When a conversation outgrows the window, its oldest exchanges are left out until the rest fills half of it.
+Most prompts therefore begin exactly like the one before, and what was computed for that serves again. Where
+the cut lies follows from `turns` alone: who passes a list that keeps its beginning for many turns gets
+prompts that do so too.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 _ROLES = ("user", "assistant")
+_SEAM = 2  # tokens by which a turn inside a template may be longer than alone
 
 
 def encode(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]:
-    """Token ids of the newest turns that fit into `window` tokens; older exchanges are left out whole.
+    """Token ids of the newest turns, `window` at most; older exchanges are left out whole.
 
     `turns` alternate between person and model and end with the person's message. A message longer than
     the window keeps its end. `tokenizer` is a transformers tokenizer with an EOS token.
     """
+    turns = turns[(len(turns) - 1) % 2 :]
     if tokenizer.chat_template is not None:
         return _encode_chat(tokenizer, turns, window)
-    parts = [[*_plain(tokenizer, turn), tokenizer.eos_token_id] for turn in turns]
-    ids = parts[-1][-window:]
-    for message, reply in zip(parts[-3::-2], parts[-2::-2], strict=False):
-        if len(message) + len(reply) + len(ids) > window:
-            break
-        ids = [*message, *reply, *ids]
-    return ids
+    parts = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, turns)]
+    kept = parts[_first([len(part) for part in parts], window) :]
+    return [id_ for part in kept for id_ in part][-window:]
 
 
-def _plain(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def blank(tokenizer: Any) -> list[int]:
+    """What stands before a reply to nothing: the prompt of a conversation that has not begun."""
+    if tokenizer.chat_template is not None:
+        return _render(tokenizer, [""])
+    return [tokenizer.eos_token_id]
+
+
+def _first(lengths: Sequence[int], window: int) -> int:
+    """Which turn the prompt begins with, given how many tokens each turn has.
+
+    Goes through the conversation as it went: whenever a message found no room any more, the oldest exchanges
+    were left out until the others took half of the room that it left.
+    """
+    first = total = 0
+    for turn in range(0, len(lengths), 2):
+        total += lengths[turn]
+        if total > window:
+            room = max(0, window - lengths[turn])
+            while first < turn and total - lengths[turn] > room // 2:
+                total -= lengths[first] + lengths[first + 1]
+                first += 2
+        total += sum(lengths[turn + 1 : turn + 2])
+    return first
+
+
+def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     return ids
 
 
 def _encode_chat(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]:
-    for oldest in range((len(turns) - 1) % 2, len(turns), 2):
-        kept = turns[oldest:]
-        ids: list[int] = tokenizer.apply_chat_template(
-            [{"role": _ROLES[i % 2], "content": text} for i, text in enumerate(kept)],
-            add_generation_prompt=True,
-            return_dict=False,
-            sanitize_control_tokens=True,
-        )
+    # A template's own tokens are counted once, on short conversations; rendering all prefixes would take
+    # long.
+    sizes = [len(_render(tokenizer, ["a"] * n)) for n in (1, 3)]
+    alone, pair = sizes[0], sizes[1] - sizes[0]
+    lengths = [len(ids) + pair // 2 + _SEAM for ids in _plain(tokenizer, turns)]
+    for first in range(_first(lengths, window - alone), len(turns), 2):
+        ids = _render(tokenizer, turns[first:])
         if len(ids) <= window:
             return ids
     return ids[-window:]
+
+
+def _render(tokenizer: Any, turns: Sequence[str]) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        [{"role": _ROLES[i % 2], "content": text} for i, text in enumerate(turns)],
+        add_generation_prompt=True,
+        return_dict=False,
+        sanitize_control_tokens=True,
+    )
+    return ids

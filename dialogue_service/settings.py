@@ -1,6 +1,6 @@
 """What the dialogue service can be told by environment variables."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, RedisDsn, TypeAdapter
 from pydantic_settings import SettingsConfigDict
@@ -78,7 +78,10 @@ class DialogueSettings(ServiceSettings):
         default=384,
         ge=16,
         le=100_000,
-        description="how many tokens of the conversation the model reads at most.",
+        description=(
+            "how many tokens of the conversation the model reads at most; a model's own smaller limit wins. "
+            "DialoGPT repeats itself and loses the thread with long histories: stay well under 500 for it."
+        ),
         examples=[384],
     )
     reply_tokens: int = Field(
@@ -87,6 +90,25 @@ class DialogueSettings(ServiceSettings):
         le=1024,
         description="how many tokens a reply may have at most.",
         examples=[48],
+    )
+    candidates: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="how many replies are made at once, of which the best is said; a streamed one is alone.",
+        examples=[4],
+    )
+    dtype: Literal["auto", "fp32", "int8", "bf16", "fp16"] = Field(
+        default="auto",
+        description="the precision of the model: fp32, int8, bf16, fp16; auto: int8, half on a GPU.",
+        examples=["auto"],
+    )
+    cache_mb: int = Field(
+        default=512,
+        ge=0,
+        le=1_000_000,
+        description="megabytes for what was computed for earlier turns, so that it is not computed again.",
+        examples=[512],
     )
 
     def limits(self) -> dict[str, Any]:
@@ -97,4 +119,5 @@ class DialogueSettings(ServiceSettings):
             "queue": self.queue,
             "context_tokens": self.context_tokens,
             "reply_tokens": self.reply_tokens,
+            "candidates": self.candidates,
         }

@@ -1,114 +1,129 @@
 """A Hugging Face causal language model on this machine."""
 
-import re
-import threading
+import asyncio
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    LogitsProcessorList,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    StoppingCriteriaList,
-)
+from transformers import AutoModelForCausalLM
 
 from dialogue_service import prompt
+from dialogue_service.generation import OnText, int8
+from dialogue_service.generation.decoding import Blank
+from dialogue_service.generation.engine import Engine
+from dialogue_service.generation.job import Job, Speaker, on_loop
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.sampling import Sampling
 from shared.checkpoint import load_model, load_tokenizer
 from shared.hub import ModelUnavailable
-from shared.problems import EmptyReply
 
-_ATTEMPTS = 3
-_NO_REPEAT_NGRAM = 4
-# Used where the model's own generation_config.json says nothing.
-_SAMPLING = {"temperature": 0.7, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.2}
-_SENTENCE_END = re.compile(r"[.!?…][\"')\]]*(?=\s|$)")
+_WARM_UP_S = 300.0
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LocalGenerator:
-    """Samples replies with `generate`. Not for two threads at once: torch's random state is the process's."""
+    """Samples replies with an engine of its own; see Generator."""
 
-    def __init__(self, folder: Path, *, context_tokens: int, reply_tokens: int) -> None:
-        """Load the model in `folder`. Raises ModelUnavailable, or whatever a broken folder makes it raise."""
-        self._model = load_model(AutoModelForCausalLM, folder)
-        self._tokenizer = load_tokenizer(folder)
-        if self._tokenizer.eos_token_id is None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        context_tokens: int,
+        reply_tokens: int,
+        candidates: int = 1,
+        dtype: str = "auto",
+        queue: int = 32,
+        cache_mb: int = 512,
+    ) -> None:
+        """Load the model in `folder`. Raises ModelUnavailable, or whatever a broken folder makes it raise.
+
+        dtype: auto, fp32, int8, bf16 or fp16; `queue`: replies that may wait; `cache_mb`: megabytes (10**6)
+        for what was computed for earlier prompts.
+        """
+        model = load_model(AutoModelForCausalLM, folder)
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.eos_token_id is None:
             raise ModelUnavailable(
                 "it has no EOS token", "Set eos_token in its tokenizer_config.json.", lasting=True
             )
-        own = self._model.generation_config
-        given = {key: getattr(own, key, None) for key in _SAMPLING}
-        self._sampling = _SAMPLING | {key: value for key, value in given.items() if value is not None}
-        self._penalty = self._sampling.pop("repetition_penalty")
-        self._reply_tokens = reply_tokens
-        positions = (
-            getattr(self._model.config, "max_position_embeddings", None) or context_tokens + reply_tokens
-        )
-        self._window = min(context_tokens, positions - reply_tokens)
-        if self._window < 1:
-            raise ModelUnavailable(
-                f"it has {positions} positions, too few for replies of {reply_tokens} tokens",
-                "Set DIALOGUE_REPLY_TOKENS lower, or name another model.",
-                lasting=True,
-            )
-
-    def reply(self, turns: Sequence[str], stop: threading.Event) -> str:
-        """Sample the next turn; see Generator."""
-        ids = prompt.encode(self._tokenizer, turns, self._window)
-        for _ in range(_ATTEMPTS):
-            reply = self._sample(ids, stop)
-            if reply or stop.is_set():
-                return reply
-        raise EmptyReply
-
-    def _sample(self, ids: list[int], stop: threading.Event) -> str:
-        inputs = torch.tensor([ids])
+        window = _window(model.config, context_tokens, reply_tokens)
+        end_ids = _end_ids(model, tokenizer)
+        sampling = Sampling.of(model.generation_config, end_ids)
+        packed = PackedModel(_placed(model, dtype))
         with torch.inference_mode():
-            output = self._model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
-                    do_sample=True,
-                    max_new_tokens=self._reply_tokens,
-                    min_new_tokens=2,
-                    eos_token_id=self._end_ids(),
-                    pad_token_id=self._tokenizer.eos_token_id,
-                    repetition_penalty=1.0,  # the processor below does that, and leaves the prompt out
-                    **self._sampling,
-                ),
-                logits_processor=LogitsProcessorList(
-                    [
-                        RepetitionPenaltyLogitsProcessor(self._penalty, prompt_ignore_length=len(ids)),
-                        _NoLoop(len(ids)),
-                    ]
-                ),
-                stopping_criteria=StoppingCriteriaList([lambda *_, **__: stop.is_set()]),
-            )
-        new = output[0, len(ids) :].tolist()
-        text = str(self._tokenizer.decode(new, skip_special_tokens=True)).strip()
-        return text if new and new[-1] in self._end_ids() else whole_sentences(text)
+            blank = Blank.read(packed, prompt.blank(tokenizer))
+        self._speaker = Speaker(
+            tokenizer=tokenizer,
+            window=window,
+            reply_tokens=reply_tokens,
+            candidates=candidates,
+            end_ids=end_ids,
+            blank=blank,
+            like=packed.like,
+        )
+        self._engine = Engine(packed, sampling, queue=queue, cache_bytes=cache_mb * 10**6)
+        weakref.finalize(self, self._engine.stop).atexit = False
 
-    def _end_ids(self) -> list[int]:
-        own = self._model.generation_config.eos_token_id
-        ends = own if isinstance(own, list) else [] if own is None else [own]
-        return sorted({self._tokenizer.eos_token_id, *ends})
+    async def reply(
+        self, turns: Sequence[str], *, seed: int | None = None, on_text: OnText | None = None
+    ) -> str:
+        """Sample the next turn; see Generator."""
+        shown = on_loop(asyncio.get_running_loop(), on_text) if on_text else None
+        job = Job(self._speaker, turns, seed, shown)
+        self._engine.submit(job)
+        return await asyncio.wrap_future(job.reply)
 
-
-class _NoLoop:
-    """Forbids a run of tokens to come twice in a reply; transformers' own rule counts the prompt in too."""
-
-    def __init__(self, prompt_length: int) -> None:
-        self._prompt_length = prompt_length
-        self._rule = NoRepeatNGramLogitsProcessor(_NO_REPEAT_NGRAM)
-
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        return self._rule(input_ids[:, self._prompt_length :], scores)
+    def warm_up(self) -> None:
+        """One real reply."""
+        job = Job(self._speaker, ["Hello!"], None, None)
+        self._engine.submit(job)
+        job.reply.result(_WARM_UP_S)
 
 
-def whole_sentences(text: str) -> str:
-    """A text that was cut off, without its unfinished last sentence, unless that is all there is."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]] if ends else text
+def _placed(model: Any, dtype: str) -> Any:
+    """The model where and in the precision in which it shall compute."""
+    if torch.cuda.is_available() and dtype != "int8":
+        half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return model.to("cuda", _DTYPES[half if dtype == "auto" else dtype])
+    if dtype == "int8" and not int8.supported():
+        raise ModelUnavailable(
+            "this processor or this build of torch has no 8-bit products",
+            "Set DIALOGUE_DTYPE=fp32.",
+            lasting=True,
+        )
+    if dtype == "int8" or (dtype == "auto" and int8.supported()):
+        int8.quantize(model)
+    else:
+        model.to(_DTYPES["fp32" if dtype == "auto" else dtype])
+    int8.lighten(model)
+    for parameter in model.parameters():
+        # The loaded ones are views of the mapped file, any of which would keep all of it in memory.
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    own = model.generation_config.eos_token_id
+    ends = own if isinstance(own, list) else [] if own is None else [own]
+    return frozenset({tokenizer.eos_token_id, *ends})
+
+
+def _window(config: Any, context_tokens: int, reply_tokens: int) -> int:
+    """Tokens that a prompt may have."""
+    positions = getattr(config, "max_position_embeddings", None) or context_tokens + reply_tokens
+    sliding = getattr(config, "sliding_window", None) if _slides(config) else None
+    window = min(context_tokens, min(positions, sliding or positions) - reply_tokens)
+    if window < 1:
+        raise ModelUnavailable(
+            f"it has {positions} positions, too few for replies of {reply_tokens} tokens",
+            "Set DIALOGUE_REPLY_TOKENS lower, or name another model.",
+            lasting=True,
+        )
+    return window
+
+
+def _slides(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    return any("sliding" in kind for kind in kinds) if kinds else getattr(config, "use_sliding_window", True)

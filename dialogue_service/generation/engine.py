@@ -1,0 +1,170 @@
+"""Many replies at once, step by step, in one thread.
+
+Each step is one pass of the model over the next tokens of all conversations: one token for every candidate
+that is being written, and of the prompts still to be read as much as a budget allows, shared out in turn. So
+neither a long prompt nor a long reply holds up a short one, and whoever gives up is gone within one step.
+(Iteration-level scheduling: Orca, Yu et al. 2022; chunked prefill: Sarathi, Agrawal et al. 2023.)
+
+transformers' own continuous batching is not used: it drops the repetition penalty, and knows neither
+candidates that share a prompt nor prompts kept from turn to turn.
+"""
+
+import atexit
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dialogue_service.generation.job import Job
+from dialogue_service.generation.packed import PackedModel, Piece
+from dialogue_service.generation.prefixes import Prefixes
+from dialogue_service.generation.sampling import Sampling
+from shared.problems import Overloaded, Problem
+
+logger = logging.getLogger(__name__)
+
+_SEQUENCES = 16
+"""Conversations computed at once; more wait."""
+_CHUNK = 64
+"""Tokens of prompts read in one step: a step with so many takes a few times as long as one without."""
+_EXIT_S = 5.0
+
+
+class Engine:
+    """Runs jobs until `stop`. The thread begins with the first job."""
+
+    def __init__(self, model: PackedModel, sampling: Sampling, *, queue: int, cache_bytes: int) -> None:
+        """At most `queue` jobs wait; `cache_bytes` bounds what is kept of earlier prompts, see Prefixes."""
+        self._model = model
+        self._sampling = sampling
+        self._queue = queue
+        self._prefixes = Prefixes(cache_bytes)
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Job, float] = {}  # since when; prompts are read in this order
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._typical_s = 1.0  # running average of a job's time from its first step to its reply
+        self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Overloaded when too many wait."""
+        with self._changed:
+            self._waiting = deque(job for job in self._waiting if not job.reply.cancelled())
+            if len(self._waiting) >= self._queue:
+                rounds = (len(self._waiting) + 1) / _SEQUENCES
+                raise Overloaded(retry_after_s=self._typical_s * max(1.0, rounds))
+            self._waiting.append(job)
+            if self._thread.ident is None:
+                self._thread.start()
+                atexit.register(self._end)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread once nothing runs or waits any more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _end(self) -> None:
+        """At the interpreter's exit: a thread that still computed then would crash it."""
+        with self._changed:
+            for job in [*self._waiting, *self._running]:
+                job.reply.cancel()
+        self.stop()
+        self._thread.join(_EXIT_S)
+
+    def _work(self) -> None:
+        with torch.inference_mode():
+            while self._admit():
+                self._step()
+        atexit.unregister(self._end)
+
+    def _admit(self) -> bool:
+        """Wait for work and take in what may run. False: there will be none."""
+        with self._changed:
+            while not (self._waiting or self._running or self._stopped):
+                self._changed.wait()
+            room = _SEQUENCES - len(self._running)
+            new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        for job in new:
+            if not job.reply.cancelled():
+                self._running[job] = time.monotonic()
+                with self._failing([job]):
+                    job.begin(self._prefixes.take)
+        return bool(self._running or not self._stopped)
+
+    def _step(self) -> None:
+        for job in [job for job in self._running if job.reply.cancelled()]:
+            self._leave(job, 0)
+        batch = self._batch()
+        drawn: list[_Drawn] = []
+        with self._failing(batch):
+            drawn = self._compute(batch)
+        for job, tokens, logprobs, without in drawn:
+            with self._failing([job]):
+                job.decoding.extend(tokens, logprobs, without)
+                if (branch := job.progress()) is not None:
+                    self._typical_s += 0.2 * (time.monotonic() - self._running[job] - self._typical_s)
+                    self._leave(job, branch)
+
+    def _batch(self) -> dict[Job, list[Piece]]:
+        """What each job feeds in this step. Prompts take turns: who has read goes to the end of the line."""
+        batch, budget = {}, _CHUNK
+        for job in list(self._running):
+            if not job.decoding.reading:
+                batch[job] = job.decoding.step()
+            elif budget:
+                piece = job.decoding.tree.chunk(budget)
+                batch[job], budget = [piece], budget - len(piece.ids)
+                self._running[job] = self._running.pop(job)
+        return batch
+
+    def _compute(self, batch: dict[Job, list[Piece]]) -> "list[_Drawn]":
+        """One pass of the model, and a token for every candidate whose prompt has been read."""
+        pieces = [piece for fed in batch.values() for piece in fed]
+        made = iter(self._model(pieces) if pieces else [])
+        logits = {job: [next(made) for _ in fed] for job, fed in batch.items()}
+        rows = {job: job.decoding.take(of) for job, of in logits.items() if not job.decoding.reading}
+        if not rows:
+            return []
+        tokens, logprobs = self._sampling.draw(
+            torch.cat([given for given, _ in rows.values()]),
+            [reply for job in rows for reply in job.decoding.replies()],
+            torch.cat([job.decoding.uniform() for job in rows]).to(self._model.device),
+        )
+        if not all(map(math.isfinite, logprobs)):
+            raise ArithmeticError("the model computed something that is no number")
+        drawn, begin = [], 0
+        for job, (given, without) in rows.items():
+            end = begin + len(given)
+            drawn.append((job, tokens[begin:end], logprobs[begin:end], without))
+            begin = end
+        return drawn
+
+    def _leave(self, job: Job, branch: int) -> None:
+        """Let a job go and keep what was computed for it."""
+        del self._running[job]
+        ids, keys_values = job.decoding.known(branch)
+        self._prefixes.put(ids, min(len(ids), len(job.decoding.tree.prompt)), keys_values)
+
+    @contextmanager
+    def _failing(self, jobs: Iterable[Job]) -> Iterator[None]:
+        """If the work within fails, so do the jobs it was for, and nothing of them is kept; the others go
+        on."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, Problem):
+                logger.exception("generating a reply failed")
+            for job in jobs:
+                del self._running[job]
+                job.settle(error)
+
+
+_Drawn = tuple[Job, list[int], list[float], Tensor | None]

@@ -1,0 +1,110 @@
+"""Linear layers in 8 bits, for processors.
+
+Decoding is bound by how fast weights are read: a quarter of the bytes is almost four times the speed. Weights
+are quantized once, symmetrically, with a scale for each output; activations at each call, with a scale for
+each row. A row's result therefore depends on that row alone, not on what else is in the batch, which torch's
+own dynamic quantization (one scale for the whole batch) does not give; so the same tokens come out whether a
+conversation is computed alone or beside others, at once or in chunks.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+_SMALLEST = 500_000
+"""Weights below this many elements stay as they are: they fit into the processor's cache, so that reading
+fewer bytes gains nothing."""
+_LEAST_SCALE = 1e-30  # a row of zeros must not divide by zero
+
+
+def supported() -> bool:
+    """Whether this torch and this processor have 8-bit products."""
+    return hasattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32") and bool(
+        {"x86", "fbgemm", "qnnpack"} & set(torch.backends.quantized.supported_engines)
+    )
+
+
+class Int8Linear(nn.Module):
+    """y = x W' + b with W in int8 and x rounded to int8 row by row."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """`weight` has shape (outputs, inputs)."""
+        super().__init__()
+        weight = weight.detach().float()
+        scales = weight.abs().amax(1).clamp_min(_LEAST_SCALE).double() / 127
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch deprecates its quantized tensors, and has no successor for CPUs
+            quantized = torch.quantize_per_channel(
+                weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
+            )
+            self._packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+        # Without VNNI the product of 8 by 8 bits overflows its 16-bit sums; 7 bits for activations do not.
+        self._levels = 127 if _exact_sums() else 63
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
+        scale = x.abs().amax(-1, keepdim=True).clamp_min_(_LEAST_SCALE)
+        y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / scale, 1 / self._levels, self._levels + 1, self._packed
+        )
+        return torch.addcmul(self.bias, y, scale)
+
+
+def _exact_sums() -> bool:
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_vnni") or able.get("avx_vnni") or able.get("architecture") == "aarch64")
+
+
+class HalfEmbedding(nn.Module):
+    """An embedding kept in half precision, which loses nothing beside 8-bit layers, and given out in
+    float32."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """`weight` has shape (tokens, dimensions)."""
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().half(), requires_grad=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids of any shape to float32 of that shape and one more dimension."""
+        return nn.functional.embedding(ids, self.weight).float()
+
+
+def lighten(model: nn.Module) -> None:
+    """Replace parts of a model by equals that a processor computes several times faster, in place."""
+    for parent, name, layer in _layers(model, Conv1D):
+        inputs, outputs = layer.weight.shape
+        linear = nn.Linear(inputs, outputs, device="meta")
+        linear.weight = nn.Parameter(layer.weight.detach().t().contiguous(), requires_grad=False)
+        linear.bias = layer.bias
+        setattr(parent, name, linear)
+    for parent, name, _ in _layers(model, NewGELUActivation):
+        setattr(parent, name, nn.GELU(approximate="tanh"))
+
+
+def quantize(model: Any) -> None:
+    """Replace the large Linear layers of a model, its output layer too, by 8-bit ones, in place.
+
+    GPT-2's Conv1D holds its matrix the other way round. The input embedding is halved, also where the output
+    layer shared its weights. The old weights are freed one by one.
+    """
+    for parent, name, layer in _layers(model, nn.Linear, Conv1D):
+        if layer.weight.numel() >= _SMALLEST:
+            weight = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+            setattr(parent, name, Int8Linear(weight, layer.bias))
+    if model.get_input_embeddings().weight.numel() >= _SMALLEST:
+        model.set_input_embeddings(HalfEmbedding(model.get_input_embeddings().weight))
+
+
+def _layers(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, kinds):
+                yield parent, name, layer

@@ -1,0 +1,127 @@
+"""One reply that somebody waits for: text in, text out. What lies between is decoding's."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dialogue_service import prompt
+from dialogue_service.generation import OnText, ranking
+from dialogue_service.generation.candidate import Candidate
+from dialogue_service.generation.decoding import Blank, Branch, Decoding
+from dialogue_service.generation.packed import KeyValues
+from dialogue_service.generation.text import Stream, whole_sentences
+from shared.problems import EmptyReply
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """What all replies of a model have in common."""
+
+    tokenizer: Any
+    window: int
+    """Tokens of a prompt at most."""
+    reply_tokens: int
+    candidates: int
+    end_ids: frozenset[int]
+    blank: Blank
+    like: Tensor
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say, white space at the beginning included."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class Job:
+    """From turns to `reply`, a future that anybody may wait for, and cancel. The rest is the engine's
+    thread's."""
+
+    def __init__(
+        self, speaker: Speaker, turns: Sequence[str], seed: int | None, on_text: OnText | None
+    ) -> None:
+        self.reply: Future[str] = Future()
+        self.decoding: Decoding
+        self._speaker = speaker
+        self._turns = turns
+        self._seed = seed
+        self._stream = Stream(on_text) if on_text else None
+        self._attempts = 0
+
+    def begin(self, known: Callable[[Sequence[int]], KeyValues]) -> None:
+        """Encode the prompt and take what is known of it."""
+        speaker = self._speaker
+        ids = prompt.encode(speaker.tokenizer, self._turns, speaker.window)
+        self.decoding = Decoding(
+            ids,
+            known(ids),
+            branches=1 if self._stream else speaker.candidates,
+            reply_tokens=speaker.reply_tokens,
+            end_ids=speaker.end_ids,
+            seed=self._seed,
+            blank=speaker.blank,
+            like=speaker.like,
+        )
+
+    def progress(self) -> int | None:
+        """Called after each token. The branch that became the reply, once there is one."""
+        if self._stream:
+            self._stream.show(self._speaker.text(self.decoding.branches[0].ids))
+        if not self.decoding.done:
+            return None
+        self._attempts += 1
+        chosen = self._streamed() if self._stream else self._best()
+        if chosen is not None:
+            text, branch = chosen
+            self.settle(text)
+            return branch
+        if self._attempts == _ATTEMPTS:
+            raise EmptyReply
+        self.decoding.again()
+        return None
+
+    def settle(self, result: str | Exception) -> None:
+        """Give the waiting one a reply or an error."""
+        with suppress(InvalidStateError):  # it gave up in this moment
+            if isinstance(result, str):
+                self.reply.set_result(result)
+            else:
+                self.reply.set_exception(result)
+
+    def _streamed(self) -> tuple[str, int] | None:
+        assert self._stream  # noqa: S101  # narrows the type
+        text = self._stream.end(self._speaker.text(self.decoding.branches[0].ids))
+        return (text, 0) if text else None
+
+    def _best(self) -> tuple[str, int] | None:
+        candidates = [self._candidate(branch) for branch in self.decoding.branches]
+        best = ranking.best(candidates, self._turns)
+        if best is None or not best.text:
+            return None
+        return best.text, next(i for i, candidate in enumerate(candidates) if candidate is best)
+
+    def _candidate(self, branch: Branch) -> Candidate:
+        text = self._speaker.text(branch.ids).strip()
+        return Candidate(
+            text=text if branch.finished else whole_sentences(text),
+            ids=tuple(branch.ids),
+            logprob=branch.logprob,
+            opening_logprob=branch.opening_logprob,
+            unconditional=branch.unconditional,
+            finished=branch.finished,
+        )
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, on_text: OnText) -> OnText:
+    """`on_text` for another thread: called on `loop`, in order."""
+
+    def hand_over(piece: str) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(on_text, piece)
+
+    return hand_over

@@ -1,0 +1,75 @@
+"""From logits to tokens: penalties, temperature, top-k, top-p, and one uniform number for each draw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import RepetitionPenaltyLogitsProcessor
+
+_NO_REPEAT_NGRAM = 4
+_LEAST_TOKENS = 2
+_LEAST_TEMPERATURE = 1e-3  # in effect greedy, which 0 means
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model's replies are drawn. The defaults serve where its generation_config.json says nothing."""
+
+    end_ids: frozenset[int]
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 50
+    """0: all tokens."""
+    repetition_penalty: float = 1.2
+    """Keskar et al. (2019); on the reply's own tokens, not on the prompt's."""
+
+    @classmethod
+    def of(cls, generation_config: Any, end_ids: frozenset[int]) -> "Sampling":
+        """What a model's generation_config asks for."""
+        names = ("temperature", "top_p", "top_k", "repetition_penalty")
+        given = {name: getattr(generation_config, name, None) for name in names}
+        return cls(end_ids, **{name: value for name, value in given.items() if value is not None})
+
+    def draw(
+        self, logits: Tensor, replies: Sequence[Sequence[int]], uniform: Tensor
+    ) -> tuple[list[int], list[float]]:
+        """The next token of each reply and its log probability in the model's own distribution.
+
+        logits: (rows, vocabulary); `replies` are the tokens of each so far; uniform: (rows,) in [0, 1). A
+        row's result depends on that row alone.
+        """
+        scores, ids = self._allowed(logits, replies).topk(min(self.top_k or logits.shape[1], logits.shape[1]))
+        probabilities = (scores / max(self.temperature, _LEAST_TEMPERATURE)).softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        mass = (probabilities * (before < self.top_p)).cumsum(-1)
+        drawn = (mass < uniform[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
+        tokens = ids.gather(1, drawn)
+        logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
+        return tokens[:, 0].tolist(), logprobs[:, 0].tolist()
+
+    def _allowed(self, logits: Tensor, replies: Sequence[Sequence[int]]) -> Tensor:
+        """The logits, repetition penalised and what may not come at minus infinity."""
+        longest = max(len(reply) for reply in replies)
+        if longest and self.repetition_penalty != 1:
+            pad = logits.shape[1]  # an id that the processor knows to be none
+            rows = [[*reply, *[pad] * (longest - len(reply))] for reply in replies]
+            penalise = RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty))
+            logits = penalise(torch.tensor(rows, device=logits.device), logits)
+        forbidden = [(row, token) for row, reply in enumerate(replies) for token in self._forbidden(reply)]
+        if forbidden:
+            rows_, tokens = zip(*forbidden, strict=True)
+            logits = logits.index_put(
+                (torch.tensor(rows_, device=logits.device), torch.tensor(tokens, device=logits.device)),
+                logits.new_tensor(-torch.inf),
+            )
+        return logits
+
+    def _forbidden(self, reply: Sequence[int]) -> list[int]:
+        """An end too early, and tokens that would make a run of four come twice in the reply."""
+        ends = list(self.end_ids) if len(reply) < _LEAST_TOKENS else []
+        run = _NO_REPEAT_NGRAM - 1
+        tail = tuple(reply[-run:])
+        repeats = [reply[i + run] for i in range(len(reply) - run) if tuple(reply[i : i + run]) == tail]
+        return ends + repeats
