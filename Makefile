@@ -8,7 +8,7 @@ PINS := pyproject.toml constraints.txt tools/torch_cpu.py
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed clean
+.PHONY: help install run test lint bench-intents bench-intent-speed bench-replies clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -31,6 +31,9 @@ bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; wri
 
 bench-intents: $(VENV)/installed ## Measure how well intents are found; writes benchmarks/intents.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.intents --data $(or $(DATA),../shared/data/intents) $(ARGS)
+
+bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build
