@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 Worth = Callable[[Proposal], float]
 Choose = Callable[[Sequence[Proposal], Sequence[str]], Proposal]
 Rows = list[tuple[str, ...]]
+Run = tuple[str, ...]
 
 
 def per_token(weight: float, opening: int = OPENING) -> Worth:
@@ -87,7 +88,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def runs(text: str, length: int) -> list[tuple[str, ...]]:
+def runs(text: str, length: int) -> list[Run]:
     """Every run of `length` words."""
     found = words(text)
     return [tuple(found[start : start + length]) for start in range(len(found) - length + 1)]
@@ -104,8 +105,13 @@ def with_error(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
 
 
+def unheard(texts: Sequence[str], heard: Set[Run]) -> float:
+    """The share of runs of three words that are not among those `heard`: a rough measure of odd wording."""
+    return statistics.fmean(run not in heard for text in texts for run in runs(text, 3))
+
+
 def chosen_table(
-    held: Sequence[Context], proposed: Sequence[Sequence[Proposal]], meaning: Meaning
+    held: Sequence[Context], proposed: Sequence[Sequence[Proposal]], meaning: Meaning, heard: Set[Run]
 ) -> tuple[Rows, dict[str, list[float]]]:
     """One row for each way to choose, and for each the likeness to the true reply, context by context."""
     rows: Rows = []
@@ -115,11 +121,12 @@ def chosen_table(
         for context, some in zip(held, proposed, strict=True)
     ]
     picked = {
-        name: [choose(some, context.turns) for context, some in zip(held, proposed, strict=True)]
+        name: [choose(some, context.turns).text for context, some in zip(held, proposed, strict=True)]
         for name, choose in CHOICES.items()
-    } | {"nearest to the true reply (a bound)": nearest}
-    for name, replies in picked.items():
-        texts = [reply.text for reply in replies]
+    }
+    picked["nearest to the true reply (a bound)"] = [reply.text for reply in nearest]
+    picked["people"] = [context.reply for context in held]
+    for name, texts in picked.items():
         said = Counter(texts)
         alike[name] = [meaning.cosine(text, context.reply) for text, context in zip(texts, held, strict=True)]
         rows.append(
@@ -130,6 +137,7 @@ def chosen_table(
                 f"{sum(said[text] > 1 for text in texts) / len(texts):.1%}",
                 f"{sum(count for _, count in said.most_common(10)) / len(texts):.1%}",
                 f"{statistics.fmean(len(words(text)) for text in texts):.1f}",
+                f"{unheard(texts, heard):.1%}",
                 f"{statistics.fmean(alike[name]):.3f}",
             )
         )

@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dialogue_service.generation.candidate import OPENING, Candidate
 from dialogue_service.generation.sampling import Sampling
 from dialogue_service.settings import DialogueSettings
 from shared.checkpoint import load_model, load_tokenizer
+from shared.settings import REPOSITORY
 
 CORPORA = (
     "self-dialogue",
@@ -27,6 +28,7 @@ CORPORA = (
 """Small talk, which the starter was made for; the others are negotiations, orders and trivia."""
 WINDOW: int = DialogueSettings.model_fields["context_tokens"].default
 REPLY_TOKENS: int = DialogueSettings.model_fields["reply_tokens"].default
+RECIPE = REPOSITORY / "models" / "recipe"
 _TOGETHER = 8
 _PLACEHOLDER = re.compile(r"[\[\]{}<>]|\buser ?[12]\b", re.IGNORECASE)
 
@@ -69,6 +71,15 @@ def dialogues(data: Path, corpus: str) -> list[list[str]]:
         [turn.strip() for turn in row["turns"]] for row in rows if row.get("style", "friendly") == "friendly"
     ]
     return [turns for turns in found if all(turns) and not any(_PLACEHOLDER.search(turn) for turn in turns)]
+
+
+def learned_texts(data: Path) -> Iterator[str]:
+    """What the starter was taught from: the training dialogues, and the lines written for it."""
+    for corpus in CORPORA:
+        for line in (data / corpus / "train.jsonl").read_text("utf-8").splitlines():
+            yield from json.loads(line)["turns"]
+    for file in sorted(RECIPE.glob("*.yaml")):
+        yield from file.read_text("utf-8").splitlines()
 
 
 def contexts(data: Path, corpus: str, count: int, seed: int) -> list[Context]:

@@ -29,7 +29,7 @@ from benchmarks.choices import (
     runs,
     with_error,
 )
-from benchmarks.held_out import CORPORA, Context, Proposal, Voice, contexts, dialogues
+from benchmarks.held_out import CORPORA, Context, Proposal, Voice, contexts, dialogues, learned_texts
 from dialogue_service.generation import int8
 from dialogue_service.generation.candidate import OPENING
 from dialogue_service.training.data import read_file
@@ -140,8 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     held = [one for corpus in CORPORA for one in contexts(given.data, corpus, given.contexts, _SEED)]
     weighed = weigh_true(voice, held, draw)
     proposed = voice.propose([context.turns for context in held], CANDIDATES)
-    tuned, _ = chosen_table(held[::2], proposed[::2], meaning)
-    reported, alike = chosen_table(held[1::2], proposed[1::2], meaning)
+    heard = {run for text in learned_texts(given.data) for run in runs(text, 3)}
+    tuned, _ = chosen_table(held[::2], proposed[::2], meaning, heard)
+    reported, alike = chosen_table(held[1::2], proposed[1::2], meaning, heard)
     long = [turns for turns in dialogues(given.data, "self-dialogue") if len(turns) >= 2 * EXCHANGES]
     opened = draw.sample(long, given.conversations)
 
@@ -153,19 +154,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "also said elsewhere",
         "ten commonest",
         "words",
+        "unheard",
         "likeness",
     )
     rank = ("ordered by", "recall@1", "MRR")
     text = f"""# How good replies are
 
-Written by `make bench-replies` on {time.strftime("%Y-%m-%d")}: the starter in float32, {
-        len(held)
-    } contexts from
-the validation dialogues of {", ".join(CORPORA)} (at most {given.contexts} of each, one of a dialogue),
-{
+Written by `make bench-replies` on {time.strftime("%Y-%m-%d")}: the starter in float32, {len(held)} contexts
+from the validation dialogues of {", ".join(CORPORA)} (at most
+{given.contexts} of each, one of a dialogue), {
         CANDIDATES
-    } candidates for each context, sampled as the service samples. Every second context chose the numbers,
-the others report. After ± stands one standard error.
+    } candidates for each, sampled as the service samples. Every
+second context chose the numbers, the others report. After ± stands one standard error.
 
 ## Choosing among candidates
 
@@ -177,6 +177,8 @@ are over tokens. Minus log q is the anti-language-model term of MMI (Li et al. 2
 - distinct-1, distinct-2: different words and word pairs among all of them (Li et al. 2016)
 - also said elsewhere: replies that were given word for word in another context too; ten commonest: the
   share of the ten commonest replies
+- unheard: runs of three words that occur nowhere in what the starter learned from, a rough measure of odd
+  wording (what people wrote is new, not odd)
 - likeness: cosine between the reply and the one a person gave, vectors by all-MiniLM-L6-v2 (an embedding
   metric as in Liu et al. 2016, arXiv:1603.08023)
 
@@ -240,8 +242,9 @@ What the ranking leaves out where it can, among all candidates and in what peopl
 ## int8
 
 The starter's loss on the second speakers' turns of the first {dialogues_each} validation dialogues of each
-corpus (of ms-chitchat with its own replies, which the starter was not taught). Weights in int8 by output
-channel, activations by token.
+corpus (of ms-chitchat with its own replies, which the starter was not taught; hence the distance to the
+perplexity on its card). Weights in int8 by output channel, activations by token. What larger models lose is
+not measured here: Parley has no weights of theirs.
 
 {
         table(
