@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation clean
+.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation bench-replies clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -36,6 +36,9 @@ bench-intents: $(VENV)/installed ## Measure how well intents are found; writes b
 bench-generation: $(VENV)/installed ## Measure how fast replies come; writes benchmarks/generation.md (LLAMA=1 builds llama.cpp)
 	@$(PIP_INSTALL) -e '.[bench$(if $(LLAMA),$(comma)bench-llama)]'
 	@$(BIN)/python -m benchmarks.generation $(if $(DATA),--vocab $(DATA)) $(ARGS)
+
+bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

