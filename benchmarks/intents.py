@@ -70,6 +70,7 @@ def rows(data: Path, quick: bool) -> list[Row]:
         *measured,
         Row(Options(clinc, shots=10, finetune_encoder=True), {"accuracy": 0.93}),
         Row(Options(banking, shots=10, finetune_encoder=True), {"accuracy": 0.87}),
+        Row(Options(banking, catalog=CATALOGS / "banking77.yaml", shots=10, finetune_encoder=True)),
         Row(
             Options(clinc, train=True, finetune_encoder=True),
             {"overall_accuracy": 0.93, "oos_recall": 0.84, "in_scope_refused": 0.04},

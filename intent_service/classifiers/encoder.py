@@ -184,12 +184,12 @@ class SentenceEncoder:
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the weights, to go back to with `restore`."""
-        return {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        """A copy of the weights, to be put back with `restore`."""
+        return {name: tensor.detach().clone() for name, tensor in self._model.named_parameters()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to weights that `state` returned."""
-        self._model.load_state_dict(state)
+        """Put back weights as `state` returns them."""
+        self._model.load_state_dict(state, strict=False)
 
     def end_training(self) -> None:
         """Put the model back into the mode in which it serves."""

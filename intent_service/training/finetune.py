@@ -3,7 +3,9 @@
 Each step encodes two texts each of some intents. A text is drawn to the others of its intent in the batch
 and away from the rest (Khosla et al. 2020, "Supervised Contrastive Learning"), and has to find its intent
 among the proxies of all, which are learned with it (Movshovitz-Attias et al. 2017, "No Fuss Distance Metric
-Learning using Proxies"). The word embeddings stay as they are.
+Learning using Proxies"). The word embeddings stay as they are. In the end every weight goes back half of the
+way it has come, which keeps what the encoder knew of other texts (Wortsman et al. 2022, "Robust fine-tuning
+of zero-shot models").
 """
 
 import random
@@ -20,6 +22,7 @@ TEXTS_A_STEP = 64
 
 _WARM_UP = 0.1  # share of the steps in which the rate rises
 _PROXY_RATE = 1e-3
+_KEPT_CHANGE = 0.5  # share of it; ten shots of BANKING77, held out: 0.857 at 0, 0.872 at 0.5, 0.868 at 1
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -35,6 +38,7 @@ def tune(
     progress: Progress,
 ) -> None:
     """Train `encoder` in place so that the texts of one intent, one sequence each, come close together."""
+    before = encoder.state()
     encoded = encoder.encode([text for group in texts for text in group])
     proxies = torch.stack(
         [centroid(group) for group in torch.split(encoded, [len(group) for group in texts])]
@@ -60,6 +64,8 @@ def tune(
             schedule.step()
             progress(step + 1, steps)
         encoder.end_training()
+    after = encoder.state()
+    encoder.restore({name: torch.lerp(old, after[name], _KEPT_CHANGE) for name, old in before.items()})
 
 
 def _loss(vectors: Tensor, proxies: Tensor, intents: Tensor) -> Tensor:

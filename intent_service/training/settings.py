@@ -27,7 +27,7 @@ class TrainingSettings:
     finetune_encoder: bool = False
     epochs: float = 8.0
     steps: int | None = None
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     most_refused: float = 0.035
     seed: int = 0
     name: str | None = None

@@ -62,25 +62,16 @@ def learn(
     """Learn the intents of `catalog`; with `settings.finetune_encoder` `encoder` is changed as well.
 
     A head on the encoder as it is, is cross-validated. Fine-tuning is too slow for that: it is done once
-    without the first fold, which is then measured on, and once more with everything. Raises DataFault.
+    without the first fold, which then measures it, and which the head learns from at the end. Raises
+    DataFault.
     """
     labels = [intent.label for intent in catalog.intents]
     truth = _truth(labels, examples)
     folds = _folds(truth)
-    if not settings.finetune_encoder:
-        material = _encode(encoder, catalog, examples, truth, folds)
-        return _learn(labels, material, range(FOLDS), settings, progress)
-    original = encoder.state()
-    _tune(encoder, catalog, _without(examples, folds, 0), settings, "measuring", progress)
+    if settings.finetune_encoder:
+        _tune(encoder, catalog, _without(examples, folds, 0), settings, progress)
     material = _encode(encoder, catalog, examples, truth, folds)
-    measured = _learn(labels, material, [0], settings, progress)
-    encoder.restore(original)
-    _tune(encoder, catalog, examples, settings, "fine-tuning", progress)
-    material = _encode(encoder, catalog, examples, truth, folds)
-    weights, none = _fit(material, None, measured.pull)
-    return Learned(
-        Head(tuple(labels), weights, none, measured.head.calibration), measured.scores, measured.pull
-    )
+    return _learn(labels, material, [0] if settings.finetune_encoder else range(FOLDS), settings, progress)
 
 
 def _learn(
@@ -205,11 +196,10 @@ def _tune(
     catalog: Catalog,
     examples: Sequence[Example],
     settings: TrainingSettings,
-    doing: str,
     progress: Progress,
 ) -> None:
     texts = [
-        [intent.phrase, *([intent.description] if intent.description else [])]
+        [intent.phrase, *([intent.description] if intent.description else []), *intent.examples]
         + [example.text for example in examples if example.intent == intent.label]
         for intent in catalog.intents
     ]
@@ -220,5 +210,5 @@ def _tune(
         steps=settings.steps or min(math.ceil(settings.epochs * count / finetune.TEXTS_A_STEP), _MOST_STEPS),
         learning_rate=settings.learning_rate,
         seed=settings.seed,
-        progress=lambda done, total: progress(doing, done, total),
+        progress=lambda done, total: progress("fine-tuning", done, total),
     )
