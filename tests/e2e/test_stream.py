@@ -31,13 +31,13 @@ def test_a_conversation_over_a_websocket_is_what_is_stored(parley: Parley) -> No
     replies = []
     with connect(parley.urls["dialogue"].replace("http", "ws") + "/chat/ws") as socket:
         for message in ("Hi, how are you?", "I want to end my life"):
-            socket.send(json.dumps({"message": message, "conversation": "socket"}))
+            socket.send(json.dumps({"message": message, "conversation": "over-a-socket"}))
             events = []
             while not events or events[-1]["event"] not in ("done", "error"):
                 events.append(json.loads(socket.recv(timeout=60)))
             assert text_of(events) == events[-1]["data"]["reply"]
             replies.append(events[-1]["data"])
-    assert [exchange["id"] for exchange in stored(parley, "socket")] == [reply["id"] for reply in replies]
+    assert [exchange["id"] for exchange in stored(parley, "over-a-socket")] == [reply["id"] for reply in replies]
     assert replies[1]["model"] == "catalog"
 
 
