@@ -37,7 +37,9 @@ def test_a_conversation_over_a_websocket_is_what_is_stored(parley: Parley) -> No
                 events.append(json.loads(socket.recv(timeout=60)))
             assert text_of(events) == events[-1]["data"]["reply"]
             replies.append(events[-1]["data"])
-    assert [exchange["id"] for exchange in stored(parley, "over-a-socket")] == [reply["id"] for reply in replies]
+    assert [exchange["id"] for exchange in stored(parley, "over-a-socket")] == [
+        reply["id"] for reply in replies
+    ]
     assert replies[1]["model"] == "catalog"
 
 
