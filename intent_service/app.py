@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 
 from intent_service import api, bundled, classifiers
 from intent_service.classifiers import Classifier
+from intent_service.classifiers.nli import BY_HAND
 from intent_service.in_force import InForce
 from intent_service.inference import Inference
 from intent_service.settings import IntentSettings
@@ -41,7 +43,12 @@ async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> 
     ):
         slot: ModelSlot[Classifier] = ModelSlot(
             loader,
-            load=partial(classifiers.load, hypothesis=settings.hypothesis, fast=settings.precision == "auto"),
+            load=partial(
+                classifiers.load,
+                hypothesis=settings.hypothesis,
+                rule=replace(BY_HAND, known=settings.nli_known, lead=settings.nli_lead),
+                fast=settings.precision == "auto",
+            ),
             warm_up=lambda classifier: classifier.classify(["Hello!"], in_force.catalog),
             setting=settings.variable("model"),
         )

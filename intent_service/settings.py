@@ -60,6 +60,21 @@ class IntentSettings(ServiceSettings):
         description="the sentence an NLI model judges, with {} where the label goes.",
         examples=["This message is about {}."],
     )
+    nli_known: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="the least score at which an NLI model names a label, 0 to 1; "
+        "python -m intent_service.training.nli_rule fits it.",
+        examples=[0.3],
+    )
+    nli_lead: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="the least distance of that score from the next label's, 0 to 1; fitted likewise.",
+        examples=[0.05],
+    )
     precision: Literal["auto", "float32"] = Field(
         default="auto",
         description="auto: a model computes with fewer bits if that keeps its results; float32: never.",

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from intent_service.catalog import Catalog
 from intent_service.classifiers.embedding import EmbeddingClassifier
-from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.nli import BY_HAND, NliClassifier
 from intent_service.classifiers.trained import WEIGHTS, TrainedClassifier
-from intent_service.classifiers.verdict import Verdict
+from intent_service.classifiers.verdict import Rule, Verdict
 
 
 class Classifier(Protocol):
@@ -31,16 +31,16 @@ class Classifier(Protocol):
         ...
 
 
-def load(folder: Path, hypothesis: str, *, fast: bool = False) -> Classifier:
+def load(folder: Path, hypothesis: str, *, rule: Rule = BY_HAND, fast: bool = False) -> Classifier:
     """Load the model in `folder` as the kind of classifier it is fit for.
 
-    `hypothesis` is the template of NLI models, and with `fast` any model computes with fewer bits where that
-    keeps its results. Raises ModelUnavailable.
+    `hypothesis` is the template of NLI models and `rule` what they name a label by; with `fast` any model
+    computes with fewer bits where that keeps its results. Raises ModelUnavailable.
     """
     if (folder / WEIGHTS).is_file():
         return TrainedClassifier.load(folder)
     if entails(folder):
-        return NliClassifier.load(folder, hypothesis, fast=fast)
+        return NliClassifier.load(folder, hypothesis, rule=rule, fast=fast)
     return EmbeddingClassifier.load(folder, fast=fast)
 
 

@@ -3,6 +3,9 @@
 The method of Yin et al. 2019 ("Benchmarking Zero-shot Text Classification"), with the results of
 transformers' zero-shot-classification pipeline. That one computes a pair of message and hypothesis at a
 time; here all pairs go through the model in padded batches, and the hypotheses are tokenized once.
+
+From which score on a label is named is `BY_HAND` unless told: numbers fitted to no model. Those of the model
+in use come from `python -m intent_service.training.nli_rule`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +26,8 @@ from intent_service.classifiers.verdict import Rule, Verdict
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
 
-# Not fitted to data. The score is spread over all labels: with 20 of them 0.3 is six times the even share.
-_RULE = Rule(known=0.3, lead=0.05, sure=0.8)
+# The score is spread over all labels: with 20 of them 0.3 is six times the even share.
+BY_HAND = Rule(known=0.3, lead=0.05, sure=0.8)
 _BATCH_TOKENS = 2048  # bounds the memory that 100 labels with a long message take
 _CATALOGS_KEPT = 64
 
@@ -35,11 +38,18 @@ class NliClassifier:
     With a single label the score is entailment against contradiction.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hypothesis: str) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        hypothesis: str,
+        rule: Rule = BY_HAND,
+    ) -> None:
         self.model = model
         self._tokenizer = tokenizer
         self._backend = _backend(tokenizer)
         self._hypothesis = hypothesis
+        self._rule = rule
         self._entailment = next(
             int(index)
             for label, index in (model.config.label2id or {}).items()
@@ -48,13 +58,13 @@ class NliClassifier:
         self._hypotheses = lru_cache(maxsize=_CATALOGS_KEPT)(self._tokenize_hypotheses)
 
     @classmethod
-    def load(cls, folder: Path, hypothesis: str, *, fast: bool = False) -> Self:
+    def load(cls, folder: Path, hypothesis: str, *, rule: Rule = BY_HAND, fast: bool = False) -> Self:
         """Load an NLI model; `hypothesis` has {} where the label goes. Raises ModelUnavailable.
 
         With `fast` its weights become int8 if that keeps the ranking of some everyday messages.
         """
         classifier = cls(
-            load_model(AutoModelForSequenceClassification, folder), load_tokenizer(folder), hypothesis
+            load_model(AutoModelForSequenceClassification, folder), load_tokenizer(folder), hypothesis, rule
         )
         if fast and not precision.quantize(classifier.model, classifier.scores):
             classifier.model = load_model(AutoModelForSequenceClassification, folder)
@@ -63,7 +73,7 @@ class NliClassifier:
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""
         labels = [intent.label for intent in catalog.intents]
-        return [_RULE.verdict(labels, row) for row in self.scores(texts, catalog).tolist()]
+        return [self._rule.verdict(labels, row) for row in self.scores(texts, catalog).tolist()]
 
     def prepare(self, catalog: Catalog) -> None:
         """Tokenize the catalogue's hypotheses."""

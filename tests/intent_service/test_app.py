@@ -34,6 +34,17 @@ def test_an_nli_model_from_a_folder_serves(start: Start, tiny_nli: Path) -> None
     assert sum(ranked["score"] for ranked in answer["ranking"]) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("known", "lead", "named"), [("0", "0", True), ("1", "0", False), ("0", "1", False)], ids=str
+)
+def test_what_an_nli_model_names_follows_the_settings(
+    start: Start, tiny_nli: Path, known: str, lead: str, named: bool
+) -> None:
+    client = start(INTENT_MODEL=tiny_nli, INTENT_NLI_KNOWN=known, INTENT_NLI_LEAD=lead)
+    answer = client.post("/intent", json={"text": "hello", "labels": ["joke", "weather"]}).json()
+    assert (answer["label"] != "unknown") is named
+
+
 def failed(client: httpx.Client) -> dict[str, object]:
     """What /health/ready says once loading has failed."""
     wait_until(lambda: client.get("/health/ready").json()["model"]["failed"])

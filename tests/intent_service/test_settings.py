@@ -46,7 +46,15 @@ def test_a_hypothesis_needs_one_place_for_the_label(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("INTENT_MODEL", ""), ("INTENT_QUEUE", "0"), ("INTENT_DEADLINE", "0"), ("INTENT_DEADLINE", "nan")],
+    [
+        ("INTENT_MODEL", ""),
+        ("INTENT_QUEUE", "0"),
+        ("INTENT_DEADLINE", "0"),
+        ("INTENT_DEADLINE", "nan"),
+        ("INTENT_NLI_KNOWN", "1.1"),
+        ("INTENT_NLI_KNOWN", "nan"),
+        ("INTENT_NLI_LEAD", "-0.1"),
+    ],
 )
 def test_values_out_of_bounds_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     assert refused(monkeypatch, name, value).startswith(f"{name}=")

@@ -6,8 +6,9 @@ import torch
 from transformers import pipeline
 
 from intent_service.catalog import Catalog
-from intent_service.classifiers.nli import NliClassifier
+from intent_service.classifiers.nli import BY_HAND, NliClassifier
 from intent_service.classifiers.precision import keeps_ranking
+from intent_service.settings import IntentSettings
 from shared.hub import ModelUnavailable
 from tests import checkpoints
 
@@ -95,6 +96,11 @@ def test_a_label_is_read_with_spaces_and_answered_as_written(classifier: NliClas
     spaced = classifier.classify(["hello"], Catalog.of(["how are you", "joke"]))[0].ranking
     assert {ranked.label for ranked in written} == {"how_are_you", "joke"}
     assert [ranked.score for ranked in written] == [ranked.score for ranked in spaced]
+
+
+def test_the_settings_have_the_numbers_chosen_by_hand() -> None:
+    fields = IntentSettings.model_fields
+    assert (fields["nli_known"].default, fields["nli_lead"].default) == (BY_HAND.known, BY_HAND.lead)
 
 
 def test_the_template_matters(tiny_nli: Path, classifier: NliClassifier) -> None:
