@@ -31,6 +31,7 @@ _MEASURES = (
     "ms_per_message",
     "preparation_s",
 )
+_SPARED = 0.025  # less than the target: of other messages than those it is fitted to, more are refused
 _AT_MOST = ("in_scope_refused",)  # any other target is a least value
 _INTRODUCTION = """# How well intents are found
 
@@ -75,7 +76,7 @@ def rows(data: Path, quick: bool) -> list[Row]:
         Row(Options(banking, shots=10, finetune_encoder=True)),
         Row(Options(banking, catalog=described, shots=10, finetune_encoder=True), {"accuracy": 0.87}),
         Row(
-            Options(clinc, train=True, finetune_encoder=True),
+            Options(clinc, train=True, finetune_encoder=True, most_refused=_SPARED),
             {"overall_accuracy": 0.93, "oos_recall": 0.84, "in_scope_refused": 0.04},
         ),
     ]

@@ -41,6 +41,7 @@ class Options:
     shots: int | None = None
     train: bool = False
     finetune_encoder: bool = False
+    most_refused: float = TrainingSettings.most_refused
     limit: int | None = None
     seed: int = 0
     hypothesis: str = "This example is {}."
@@ -132,7 +133,11 @@ def _classifier(options: Options, dataset: DataSet, intents: Catalog, say: Say) 
 
 def _settings(options: Options) -> TrainingSettings:
     return TrainingSettings(
-        output=Path(), finetune_encoder=options.finetune_encoder, seed=options.seed, encoder=options.model
+        output=Path(),
+        finetune_encoder=options.finetune_encoder,
+        most_refused=options.most_refused,
+        seed=options.seed,
+        encoder=options.model,
     )
 
 
@@ -163,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--shots", type=_positive, help="learn from so many training messages of each intent")
     learn.add_argument("--train", action="store_true", help="learn from all training messages")
     add("--finetune-encoder", action="store_true", help="and train the encoder too, which takes minutes")
+    add(
+        "--most-refused",
+        type=float,
+        default=Options.most_refused,
+        help="share of held-out messages in scope that may be unknown (%(default)s)",
+    )
     add("--limit", type=_positive, help="measure on so many test messages only, drawn at random")
     add("--seed", type=int, default=0, help="of what is drawn at random (%(default)s)")
     add("--hypothesis", default=Options.hypothesis, help="of NLI models, {} being the label (%(default)s)")
