@@ -20,7 +20,9 @@ _KEPT_KEY_S = 24 * 3600
 _RECALL = """
 local number = redis.call('HGET', KEYS[1], ARGV[1])
 if not number then return {'', {}} end
-return {number, redis.call('XREVRANGE', ARGV[2] .. number, '+', '-', 'COUNT', ARGV[3])}
+local stream, block = ARGV[2] .. number, tonumber(ARGV[3])
+local count = block + redis.call('XLEN', stream) % block
+return {number, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', count)}
 """
 
 _APPEND = """
@@ -70,7 +72,7 @@ def connect(url: str) -> Redis:
 
 @dataclass(frozen=True)
 class Recalled:
-    """The newest exchanges of a conversation, oldest first, and the number that an append must find again."""
+    """The newer exchanges of a conversation, oldest first, and the number that an append must find again."""
 
     number: str
     turns: list[Turn]
@@ -101,7 +103,10 @@ class Memory:
         self._release = redis.register_script(_RELEASE)
 
     async def recall(self, conversation: str, count: int) -> Recalled:
-        """The newest `count` exchanges; the cost does not depend on how many there are."""
+        """At least the newest `count` exchanges, fewer than twice as many; the cost depends on nothing else.
+
+        The oldest returned stays the same for `count` turns: what a model computed for it serves again.
+        """
         number, entries = await self._recall(
             keys=[keys.CONVERSATIONS], args=[conversation, keys.STREAM, count]
         )

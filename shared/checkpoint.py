@@ -16,8 +16,12 @@ from shared.hub import ModelUnavailable
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_model(auto_class: Any, folder: Path, harmless: str | None = None) -> Any:
-    """The model in `folder` in float32 and eval mode, by one of transformers' Auto classes.
+def load_model(
+    auto_class: Any, folder: Path, harmless: str | None = None, dtype: torch.dtype | str = torch.float32
+) -> Any:
+    """The model in `folder` in eval mode, by one of transformers' Auto classes.
+
+    In the given `dtype`; "auto" is the checkpoint's own.
 
     Transformers fills in missing weights at random and only logs it; here that is refused, but for names
     that begin with `harmless`. Not for two threads at once: transformers' loading is not safe for that.
@@ -25,7 +29,7 @@ def load_model(auto_class: Any, folder: Path, harmless: str | None = None) -> An
     """
     model, report = auto_class.from_pretrained(
         folder,
-        dtype=torch.float32,
+        dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,

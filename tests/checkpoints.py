@@ -21,7 +21,12 @@ from transformers import (
     BertTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     RobertaTokenizer,
 )
 
@@ -33,12 +38,13 @@ _SAMPLE = [
     "Hello! How are you today? I am fine, thank you. What is your name?",
     "I like music and films. Do you like them too? Tell me more about yourself.",
 ]
+_BPE_FILES = ("vocab.json", "merges.txt")
 _FRAME = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = ["hello", "how", "are", "you", "i", "am", "sad", "happy", "this", "example", "is", "weather", "joke"]
 
 
-def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB) -> Path:
+def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB, spread: float = 0.02) -> Path:
     """A tiny causal LM in DialoGPT's format: config, vocab.json, merges.txt, tokenizer_config, safetensors.
 
     With `vocab` (a folder of vocab.json and merges.txt) it has DialoGPT's token ids, the end of a turn
@@ -58,6 +64,7 @@ def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB) -> Path:
         n_embd=32,
         n_layer=2,
         n_head=2,
+        initializer_range=spread,
         bos_token_id=ids[_END],
         eos_token_id=ids[_END],
     )
@@ -65,6 +72,63 @@ def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB) -> Path:
     # DialoGPT has none, and what is written for it would hide faults in how generation is configured.
     (folder / "generation_config.json").unlink(missing_ok=True)
     return folder
+
+
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content | trim }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def llama_like(folder: Path, **more: Any) -> Path:
+    """A tiny causal LM of today's kind: rotary positions, shared key heads, a chat template."""
+    ids = _chat_tokenizer(folder)
+    config = LlamaConfig(
+        vocab_size=len(ids),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.2,  # wide, so that what was said before clearly matters
+        bos_token_id=ids["<s>"],
+        eos_token_id=ids["</s>"],
+        **more,
+    )
+    _save(folder, lambda: LlamaForCausalLM(config))
+    return folder
+
+
+def mamba_like(folder: Path) -> Path:
+    """A tiny causal LM that has a recurrent state instead of keys and values."""
+    ids = _chat_tokenizer(folder)
+    config = MambaConfig(
+        vocab_size=len(ids),
+        hidden_size=16,
+        state_size=4,
+        num_hidden_layers=2,
+        bos_token_id=ids["<s>"],
+        eos_token_id=ids["</s>"],
+    )
+    _save(folder, lambda: MambaForCausalLM(config))
+    return folder
+
+
+def _chat_tokenizer(folder: Path) -> dict[str, int]:
+    """A small byte-level BPE with a chat template; returns its vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _train_bpe(folder, ["<s>", "</s>"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_byte_level(models.BPE.from_file(*(str(folder / n) for n in _BPE_FILES))),
+        bos_token="<s>",  # noqa: S106  # no password
+        eos_token="</s>",  # noqa: S106
+    )
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    for name in _BPE_FILES:
+        (folder / name).unlink()
+    tokenizer.save_pretrained(folder)
+    return dict(tokenizer.get_vocab())
 
 
 def bert_encoder(folder: Path, *, pooling: str = "mean", prompts: dict[str, str] | None = None) -> Path:
@@ -164,9 +228,7 @@ def _bert_tokenizer(folder: Path) -> None:
 
 
 def _train_bpe(folder: Path, special: Sequence[str]) -> None:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=list(special),
@@ -175,6 +237,13 @@ def _train_bpe(folder: Path, special: Sequence[str]) -> None:
     )
     tokenizer.train_from_iterator(_SAMPLE, trainer)
     tokenizer.model.save(str(folder))
+
+
+def _byte_level(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def _save(folder: Path, make: Callable[[], PreTrainedModel]) -> None:

@@ -101,11 +101,11 @@ class Engine:
 
     def _step(self) -> None:
         for job in [job for job in self._running if job.reply.cancelled()]:
-            self._leave(job, 0)
-        batch = self._batch()
+            with self._failing([job]):
+                self._leave(job, 0)
         drawn: list[_Drawn] = []
-        with self._failing(batch):
-            drawn = self._compute(batch)
+        with self._failing(list(self._running)):
+            drawn = self._compute(self._batch())
         for job, tokens, logprobs, without in drawn:
             with self._failing([job]):
                 job.decoding.extend(tokens, logprobs, without)
@@ -155,15 +155,14 @@ class Engine:
 
     @contextmanager
     def _failing(self, jobs: Iterable[Job]) -> Iterator[None]:
-        """If the work within fails, so do the jobs it was for, and nothing of them is kept; the others go
-        on."""
+        """If the work within fails, so do the jobs it was for, and nothing of them is kept."""
         try:
             yield
         except Exception as error:
             if not isinstance(error, Problem):
                 logger.exception("generating a reply failed")
             for job in jobs:
-                del self._running[job]
+                self._running.pop(job, None)
                 job.settle(error)
 
 

@@ -78,7 +78,7 @@ class HalfEmbedding(nn.Module):
 
 
 def lighten(model: nn.Module) -> None:
-    """Replace parts of a model by equals that a processor computes several times faster, in place."""
+    """Replace parts of a model that does not train by equals that a processor computes faster, in place."""
     for parent, name, layer in _layers(model, Conv1D):
         inputs, outputs = layer.weight.shape
         linear = nn.Linear(inputs, outputs, device="meta")
@@ -87,20 +87,26 @@ def lighten(model: nn.Module) -> None:
         setattr(parent, name, linear)
     for parent, name, _ in _layers(model, NewGELUActivation):
         setattr(parent, name, nn.GELU(approximate="tanh"))
+    for parent, name, _ in _layers(model, nn.Dropout):
+        setattr(parent, name, nn.Identity())
 
 
 def quantize(model: Any) -> None:
-    """Replace the large Linear layers of a model, its output layer too, by 8-bit ones, in place.
+    """Replace the large linear layers of a model, its output layer too, by 8-bit ones, in place.
 
-    GPT-2's Conv1D holds its matrix the other way round. The input embedding is halved, also where the output
-    layer shared its weights. The old weights are freed one by one.
+    GPT-2's Conv1D holds its matrix the other way round. What is small computes in float32; the input
+    embedding is halved, also where the output layer shared its weights. The old weights are freed one by one.
     """
     for parent, name, layer in _layers(model, nn.Linear, Conv1D):
         if layer.weight.numel() >= _SMALLEST:
             weight = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
             setattr(parent, name, Int8Linear(weight, layer.bias))
-    if model.get_input_embeddings().weight.numel() >= _SMALLEST:
-        model.set_input_embeddings(HalfEmbedding(model.get_input_embeddings().weight))
+    embedding = model.get_input_embeddings()
+    model.set_input_embeddings(nn.Identity())
+    model.float()
+    # Not where a subclass does more than look up.
+    plain = type(embedding) is nn.Embedding
+    model.set_input_embeddings(HalfEmbedding(embedding.weight) if plain else embedding.float())
 
 
 def _layers(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -103,7 +103,7 @@ class Job:
         best = ranking.best(candidates, self._turns)
         if best is None or not best.text:
             return None
-        return best.text, next(i for i, candidate in enumerate(candidates) if candidate is best)
+        return best.text, next(i for i, candidate in enumerate(candidates) if candidate.ids == best.ids)
 
     def _candidate(self, branch: Branch) -> Candidate:
         text = self._speaker.text(branch.ids).strip()

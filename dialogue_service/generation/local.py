@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from dialogue_service import prompt
-from dialogue_service.generation import OnText, int8
+from dialogue_service.generation import OnText, precision
 from dialogue_service.generation.decoding import Blank
 from dialogue_service.generation.engine import Engine
 from dialogue_service.generation.job import Job, Speaker, on_loop
 from dialogue_service.generation.packed import PackedModel
 from dialogue_service.generation.sampling import Sampling
-from shared.checkpoint import load_model, load_tokenizer
+from shared.checkpoint import load_tokenizer
 from shared.hub import ModelUnavailable
 
 _WARM_UP_S = 300.0
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class LocalGenerator:
@@ -42,7 +40,7 @@ class LocalGenerator:
         dtype: auto, fp32, int8, bf16 or fp16; `queue`: replies that may wait; `cache_mb`: megabytes (10**6)
         for what was computed for earlier prompts.
         """
-        model = load_model(AutoModelForCausalLM, folder)
+        model = precision.load(folder, dtype)
         tokenizer = load_tokenizer(folder)
         if tokenizer.eos_token_id is None:
             raise ModelUnavailable(
@@ -51,7 +49,7 @@ class LocalGenerator:
         window = _window(model.config, context_tokens, reply_tokens)
         end_ids = _end_ids(model, tokenizer)
         sampling = Sampling.of(model.generation_config, end_ids)
-        packed = PackedModel(_placed(model, dtype))
+        packed = PackedModel(model)
         with torch.inference_mode():
             blank = Blank.read(packed, prompt.blank(tokenizer))
         self._speaker = Speaker(
@@ -80,28 +78,6 @@ class LocalGenerator:
         job = Job(self._speaker, ["Hello!"], None, None)
         self._engine.submit(job)
         job.reply.result(_WARM_UP_S)
-
-
-def _placed(model: Any, dtype: str) -> Any:
-    """The model where and in the precision in which it shall compute."""
-    if torch.cuda.is_available() and dtype != "int8":
-        half = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        return model.to("cuda", _DTYPES[half if dtype == "auto" else dtype])
-    if dtype == "int8" and not int8.supported():
-        raise ModelUnavailable(
-            "this processor or this build of torch has no 8-bit products",
-            "Set DIALOGUE_DTYPE=fp32.",
-            lasting=True,
-        )
-    if dtype == "int8" or (dtype == "auto" and int8.supported()):
-        int8.quantize(model)
-    else:
-        model.to(_DTYPES["fp32" if dtype == "auto" else dtype])
-    int8.lighten(model)
-    for parameter in model.parameters():
-        # The loaded ones are views of the mapped file, any of which would keep all of it in memory.
-        parameter.data = parameter.data.clone()
-    return model
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

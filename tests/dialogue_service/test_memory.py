@@ -53,6 +53,16 @@ async def test_exchanges_are_recalled_oldest_first_and_only_the_newest(store: Me
     assert [t.message for t in recalled.turns] == ["d", "e", "f"]
 
 
+async def test_what_is_recalled_begins_with_the_same_exchange_for_many_turns(store: Memory) -> None:
+    firsts = []
+    for letter in "abcdefghij":
+        await say(store, letter)
+        turns = (await store.recall("default", 3)).turns
+        assert turns[-1].message == letter
+        firsts.append(turns[0].message)
+    assert "".join(firsts) == "aaaaadddgg"
+
+
 async def test_a_conversation_that_never_was_is_empty(store: Memory) -> None:
     assert (await store.recall("nobody", 3)).turns == []
     page = await store.page("nobody", 10, None)

@@ -1,5 +1,7 @@
 """The token ids a model reads."""
 
+import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,22 +40,45 @@ def test_a_typed_special_token_is_plain_text(tokenizer: PreTrainedTokenizerBase,
     assert tokenizer.decode(ids[:-1]) == text
 
 
-@pytest.mark.parametrize("window", range(1, 60))
-def test_the_newest_whole_exchanges_that_fit_are_kept(
-    tokenizer: PreTrainedTokenizerBase, window: int
+def talk(exchanges: int, seed: int = 0) -> list[str]:
+    """Turns of many lengths, the last one a message."""
+    chance = random.Random(seed)
+    return [" ".join(["word"] * chance.randint(1, 9)) + f" {n}" for n in range(2 * exchanges + 1)]
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 20, 60, 200])
+@pytest.mark.parametrize("kind", ["tokenizer", "chat_tokenizer"])
+def test_whole_exchanges_are_kept_and_never_more_than_fits(
+    request: pytest.FixtureRequest, kind: str, window: int
 ) -> None:
-    turns = [f"this is turn number {n}" for n in range(9)]
-    ids = prompt.encode(tokenizer, turns, window)
-    assert len(ids) <= window
-    fitting = [kept for kept in (turns[i:] for i in range(0, 9, 2)) if _length(tokenizer, kept) <= window]
-    if fitting:
-        assert ids == prompt.encode(tokenizer, fitting[0], 1000)
-    else:
-        assert ids == prompt.encode(tokenizer, turns[-1:], 1000)[-window:]
+    tokenizer = request.getfixturevalue(kind)
+    turns = talk(40)
+    for last in range(0, len(turns), 2):
+        said = turns[: last + 1]
+        ids = prompt.encode(tokenizer, said, window)
+        whole = [prompt.encode(tokenizer, said[first:], 10**6) for first in range(0, last + 1, 2)]
+        assert ids in whole if len(whole[-1]) <= window else ids == whole[-1][-window:]
+        assert len(ids) <= window
 
 
-def _length(tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> int:
-    return sum(len(tokenizer(turn)["input_ids"]) + 1 for turn in turns)
+@pytest.mark.parametrize("kind", ["tokenizer", "chat_tokenizer"])
+def test_the_beginning_stays_the_same_for_many_turns(request: pytest.FixtureRequest, kind: str) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    turns, window = talk(200), 400
+    prompts = [prompt.encode(tokenizer, turns[: last + 1], window) for last in range(0, len(turns), 2)]
+    # A prompt goes on from the one before, but for what asks for the reply at the end of a template.
+    moved = [new for old, new in pairwise(prompts) if new[: len(old) - 3] != old[:-3]]
+    assert 3 < len(moved) < 200 / 8
+    assert all(window // 3 < len(new) < 2 * window // 3 for new in moved)
+
+
+def test_a_long_message_leaves_room_for_what_was_said_just_before(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = prompt.encode(tokenizer, [*talk(40)[:-1], "long " * 200], 300)
+    assert 210 < len(ids) <= 300
+
+
+def test_a_history_that_begins_with_a_reply_begins_after_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert prompt.encode(tokenizer, ["reply", "message"], 100) == prompt.encode(tokenizer, ["message"], 100)
 
 
 def test_a_chat_template_is_used_where_there_is_one(chat_tokenizer: PreTrainedTokenizerBase) -> None:
@@ -70,9 +95,8 @@ def test_a_typed_special_token_is_plain_text_in_a_chat_template(
     assert "a<|endoftext|>b" in chat_tokenizer.decode(ids)
 
 
-def test_a_chat_template_drops_the_oldest_exchanges_first(chat_tokenizer: PreTrainedTokenizerBase) -> None:
-    turns = ["one", "two", "three", "four", "five"]
-    whole = len(prompt.encode(chat_tokenizer, turns, 1000))
-    shorter = prompt.encode(chat_tokenizer, turns, whole - 1)
-    assert shorter == prompt.encode(chat_tokenizer, turns[2:], 1000)
-    assert len(prompt.encode(chat_tokenizer, turns, 3)) == 3
+def test_before_the_first_turn_there_is_what_a_reply_follows(
+    tokenizer: PreTrainedTokenizerBase, chat_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert prompt.blank(tokenizer) == [tokenizer.eos_token_id]
+    assert chat_tokenizer.decode(prompt.blank(chat_tokenizer)).endswith("assistant:")
