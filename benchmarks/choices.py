@@ -16,31 +16,69 @@ from intent_service.classifiers.encoder import SentenceEncoder
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
-Worth = Callable[[Proposal], float]
+Worth = Callable[[Sequence[Proposal]], list[float]]
+"""What each of some replies to one message is worth, in nats."""
 Choose = Callable[[Sequence[Proposal], Sequence[str]], Proposal]
+"""One of some replies to turns."""
 Rows = list[tuple[str, ...]]
 Run = tuple[str, ...]
 
-
-def per_token(weight: float, opening: int = OPENING) -> Worth:
-    """Mean log probability, less `weight` times that of the opening without history."""
-    return lambda p: (
-        statistics.fmean(p.given_history) - (weight and weight * statistics.fmean(p.alone[:opening]))
-    )
+FIRST, OURS = "the first (no choice)", "Parley's ranking"
 
 
-def summed(weight: float, opening: int = OPENING) -> Worth:
-    """The same with sums (MMI-antiLM as Li et al. write it, without their reward for length)."""
-    return lambda p: sum(p.given_history) - weight * sum(p.alone[:opening])
+def log_p(proposals: Sequence[Proposal]) -> list[float]:
+    """The sum over tokens."""
+    return [sum(proposal.given_history) for proposal in proposals]
+
+
+def mean_log_p(proposals: Sequence[Proposal]) -> list[float]:
+    """The mean over tokens."""
+    return [statistics.fmean(proposal.given_history) for proposal in proposals]
+
+
+def means(proposals: Sequence[Proposal]) -> list[float]:
+    """Mean log p less half the mean log q."""
+    return [
+        statistics.fmean(proposal.given_history) - 0.5 * statistics.fmean(proposal.alone[:OPENING])
+        for proposal in proposals
+    ]
+
+
+def anti_lm(blandness: float, length: float, opening: int = OPENING) -> Worth:
+    """`ranking.worth` with other numbers, but for its term for repetition."""
+
+    def worth(proposals: Sequence[Proposal]) -> list[float]:
+        tokens = sum(len(proposal.ids) for proposal in proposals)
+        price = -sum(log_p(proposals)) / tokens
+        return [
+            sum(proposal.given_history)
+            - blandness * sum(proposal.alone[:opening])
+            + length * price * len(proposal.ids)
+            for proposal in proposals
+        ]
+
+    return worth
 
 
 WORTHS: dict[str, Worth] = {
-    "log p": summed(0),
-    "log p - 0.5 log q": summed(0.5),
-    "mean log p": per_token(0),
-    **{f"mean log p - {weight:g} mean log q": per_token(weight) for weight in (0.25, 0.5, 0.75, 1.0)},
+    "log p": log_p,
+    "mean log p": mean_log_p,
+    "mean log p - 0.5 mean log q": means,
     **{
-        f"mean log p - 0.5 mean log q, opening {name}": per_token(0.5, opening)
+        f"blandness {blandness:g}, length {length:g}": anti_lm(blandness, length)
+        for blandness, length in (
+            (0, 0.5),
+            (0.25, 0.5),
+            (0.5, 0.5),
+            (0.75, 0.5),
+            (1, 0.5),
+            (0.75, 0),
+            (0.75, 0.75),
+            (0.75, 1),
+        )
+    },
+    **{
+        f"blandness 0.75, length 0.5, opening {name}": anti_lm(0.75, 0.5, opening)
         for name, opening in (("3 tokens", 3), ("10 tokens", 10), ("the whole reply", 1000))
     },
 }
@@ -48,7 +86,12 @@ WORTHS: dict[str, Worth] = {
 
 def most(worth: Worth) -> Choose:
     """The one worth most."""
-    return lambda proposals, _: max(proposals, key=worth)
+
+    def choose(proposals: Sequence[Proposal], turns: Sequence[str]) -> Proposal:
+        worths = worth(proposals)
+        return proposals[worths.index(max(worths))]
+
+    return choose
 
 
 def parley(proposals: Sequence[Proposal], turns: Sequence[str]) -> Proposal:
@@ -59,9 +102,9 @@ def parley(proposals: Sequence[Proposal], turns: Sequence[str]) -> Proposal:
 
 
 CHOICES: dict[str, Choose] = {
-    "the first (no choice)": lambda proposals, _: proposals[0],
+    FIRST: lambda proposals, turns: proposals[0],
     **{name: most(worth) for name, worth in WORTHS.items()},
-    "Parley's ranking": parley,
+    OURS: parley,
 }
 
 
@@ -146,7 +189,7 @@ def chosen_table(
 
 def ranks(weighed: Sequence[Sequence[Proposal]], worth: Worth) -> list[int]:
     """The true reply is the first of each; ties count against it."""
-    return [1 + sum(worth(other) >= worth(some[0]) for other in some[1:]) for some in weighed]
+    return [sum(other >= worths[0] for other in worths) for worths in map(worth, weighed)]
 
 
 def rank_table(weighed: Sequence[Sequence[Proposal]]) -> Rows:

@@ -19,6 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.choices import (
     CHOICES,
+    FIRST,
+    OURS,
     Choose,
     Meaning,
     Rows,
@@ -43,6 +45,7 @@ CANDIDATES = 4
 DISTRACTORS = 19
 EXCHANGES = 6
 _SEED = 20261122
+VERDICT = ""
 
 
 def weigh_true(voice: Voice, held: Sequence[Context], draw: random.Random) -> list[list[Proposal]]:
@@ -70,7 +73,7 @@ def talk(voice: Voice, opened: Sequence[Sequence[str]], choose: Choose) -> list[
 def talk_table(voice: Voice, opened: Sequence[Sequence[str]]) -> Rows:
     """One row for each way to choose that is worth a conversation."""
     rows: Rows = []
-    for name in ("the first (no choice)", "mean log p", "mean log p - 0.5 mean log q", "Parley's ranking"):
+    for name in (FIRST, "mean log p", "blandness 0.75, length 0.5", OURS):
         replies = [history[1::2] for history in talk(voice, opened, CHOICES[name])]
         every = [text for own in replies for text in own]
         again = [text in own[:index] for own in replies for index, text in enumerate(own)]
@@ -123,7 +126,7 @@ def table(head: tuple[str, ...], rows: Rows) -> str:
 
 def differences(alike: dict[str, list[float]], than: str) -> str:
     """How much nearer the ranking's replies are to the true ones, pair by pair."""
-    pairs = zip(alike["Parley's ranking"], alike[than], strict=True)
+    pairs = zip(alike[OURS], alike[than], strict=True)
     return with_error([ours - theirs for ours, theirs in pairs])
 
 
@@ -169,10 +172,11 @@ second context chose the numbers, the others report. After ± stands one standar
 
 ## Choosing among candidates
 
-p is the probability of a reply given the conversation, q that of its first {
-        OPENING
-    } tokens given nothing; means
-are over tokens. Minus log q is the anti-language-model term of MMI (Li et al. 2016, arXiv:1510.03055).
+p is the probability of a reply given the conversation, q that of its first {OPENING} tokens given nothing.
+Parley orders by log p - blandness log q + length n c (MMI-antiLM, Li et al. 2016, arXiv:1510.03055), where n is
+the number of tokens and c what a token costs on average in the candidates, in nats; it also takes off a nat
+for each phrase of three words that the model said before in the conversation, and sets faulty candidates
+aside.
 
 - distinct-1, distinct-2: different words and word pairs among all of them (Li et al. 2016)
 - also said elsewhere: replies that were given word for word in another context too; ten commonest: the
@@ -186,7 +190,7 @@ Contexts that report:
 
 {table(choice, reported)}
 
-Parley's ranking less the first candidate, likeness: {differences(alike, "the first (no choice)")};
+Parley's ranking less the first candidate, likeness: {differences(alike, FIRST)};
 less the most probable per token: {differences(alike, "mean log p")}.
 
 Contexts that chose:
@@ -207,6 +211,8 @@ Contexts that report:
 Contexts that chose:
 
 {table(rank, rank_table(weighed[::2]))}
+
+{VERDICT}
 
 ## Whole conversations
 

@@ -1,22 +1,25 @@
 """Which of several candidate replies is said.
 
 What a model finds most probable is bland: it fits any message. Maximum mutual information takes off a
-reply's worth what it would be worth without a message (MMI-antiLM, Li et al. 2016, "A Diversity-Promoting
-Objective Function for Neural Conversation Models"), in its opening only, for later tokens are improbable
-without the earlier ones and taking that off rewards clumsy words. DialoGPT (Zhang et al. 2020) ranks samples
-by a second model that guesses the message from the reply (MMI-bidi); Parley has no such model.
+reply's worth what it would be worth without a message (MMI-antiLM with a reward for length: Li et al. 2016,
+"A Diversity-Promoting Objective Function for Neural Conversation Models"), in its opening only: later tokens
+follow from the earlier ones, and taking them off rewards clumsy words. DialoGPT (Zhang et al. 2020) ranks
+samples by a second model that guesses the message from the reply (MMI-bidi); Parley has no such model.
 benchmarks/replies.md shows what the numbers here were chosen by.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 
-from dialogue_service.generation.candidate import OPENING, Candidate
+from dialogue_service.generation.candidate import Candidate
 
-BLANDNESS = 0.5
-"""Weight of the log probability without history (lambda in Li et al.)."""
+BLANDNESS = 0.75
+"""Weight of the opening's log probability without history (lambda in Li et al.)."""
+LENGTH = 0.5
+"""What a token is forgiven of what tokens cost on average in these candidates. Relative, so that it suits a
+model that is sure of its words and one that never is."""
 REPETITION = 1.0
-"""Nats taken off per token of a reply whose every phrase the model has said before in the conversation."""
+"""Nats taken off for each phrase that the model has said before in the conversation."""
 _PHRASE = 3
 _LOOP = 4
 _GREETING = 2  # words; so short a message is often rightly answered with itself, as "Good night!" is
@@ -35,21 +38,23 @@ def best(candidates: Sequence[Candidate], turns: Sequence[str]) -> Candidate | N
     said = [_words(turn) for turn in turns[-2::-2]]
     message = _words(turns[-1]) if turns else ()
     fit = [candidate for candidate in candidates if candidate.text.strip()]
+    worths = dict(zip(fit, worth(fit, said), strict=True))
     return max(
-        fit,
-        key=lambda candidate: (not _faulty(candidate, said, message), score(candidate, said)),
-        default=None,
+        fit, key=lambda candidate: (not _faulty(candidate, said, message), worths[candidate]), default=None
     )
 
 
-def score(candidate: Candidate, said: Iterable[Words]) -> float:
-    """What a candidate is worth, in nats per token; `said` are the words of the model's earlier turns.
-
-    Means over tokens, not sums, so that neither short nor long replies are favoured.
-    """
-    length = len(candidate.ids)
-    given, alone = candidate.logprob / length, candidate.unconditional / min(length, OPENING)
-    return given - BLANDNESS * alone - REPETITION * _repeated(_words(candidate.text), said)
+def worth(candidates: Sequence[Candidate], said: Sequence[Words] = ()) -> list[float]:
+    """What each candidate is worth in nats; `said` are the words of the model's earlier turns."""
+    tokens = sum(len(candidate.ids) for candidate in candidates)
+    price = -sum(candidate.logprob for candidate in candidates) / max(tokens, 1)
+    return [
+        candidate.logprob
+        - BLANDNESS * candidate.unconditional
+        + LENGTH * price * len(candidate.ids)
+        - REPETITION * _repeated(_words(candidate.text), said)
+        for candidate in candidates
+    ]
 
 
 def _faulty(candidate: Candidate, said: Sequence[Words], message: Words) -> bool:
@@ -64,11 +69,10 @@ def _faulty(candidate: Candidate, said: Sequence[Words], message: Words) -> bool
     )
 
 
-def _repeated(words: Words, said: Iterable[Words]) -> float:
-    """The share of its phrases that were said before."""
+def _repeated(words: Words, said: Iterable[Words]) -> int:
+    """How many of its phrases were said before."""
     known = {phrase for turn in said for phrase in _phrases(turn, _PHRASE)}
-    phrases = _phrases(words, _PHRASE)
-    return sum(phrase in known for phrase in phrases) / max(len(phrases), 1)
+    return sum(phrase in known for phrase in _phrases(words, _PHRASE))
 
 
 def _phrases(words: Words, length: int) -> list[Words]:

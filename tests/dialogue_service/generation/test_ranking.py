@@ -47,11 +47,17 @@ def test_nonsense_is_not_said_for_being_rare() -> None:
     )
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 40])
-def test_length_alone_decides_nothing(tokens: int) -> None:
-    other = candidate("A reply of another length", nats=1.1, tokens=tokens)
-    assert said(candidate("Well done.", nats=1.0), other) == "Well done."
-    assert said(candidate("Well done.", nats=1.2), other) == other.text
+@pytest.mark.parametrize("sure", [0.1, 1.0, 10.0], ids=["sure model", "usual model", "unsure model"])
+def test_a_longer_reply_is_not_passed_over_for_its_length(sure: float) -> None:
+    short = candidate("Well done.", nats=sure, alone=2.0, tokens=8)
+    longer = candidate("Well done, was it a new recipe?", nats=sure * 0.8, alone=2.0, tokens=12)
+    assert longer.logprob < short.logprob
+    assert said(short, longer) == longer.text
+
+
+def test_words_that_cost_more_than_they_say_are_not_worth_their_length() -> None:
+    rambling = candidate("Well done it of and a so", nats=1.0, tokens=40)
+    assert said(candidate("Well done.", nats=1.0), rambling) == "Well done."
 
 
 @pytest.mark.parametrize(
