@@ -174,8 +174,8 @@ second context chose the numbers, the others report. After ± stands one standar
 
 p is the probability of a reply given the conversation, q that of its first {OPENING} tokens given nothing.
 Parley orders by log p - blandness log q + length n c (MMI-antiLM, Li et al. 2016, arXiv:1510.03055), where n
-is the number of tokens and c what a token costs on average in the candidates, in nats; it also takes off
-a nat for each phrase of three words that the model said before in the conversation, and sets faulty candidates
+is the number of tokens and c what a token costs on average in the candidates, in nats; it also takes off a
+nat for each phrase of three words that the model said before in the conversation, and sets faulty candidates
 aside.
 
 - distinct-1, distinct-2: different words and word pairs among all of them (Li et al. 2016)
