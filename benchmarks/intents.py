@@ -74,6 +74,10 @@ def rows(data: Path, quick: bool) -> list[Row]:
         *measured,
         Row(Options(clinc, shots=10, finetune_encoder=True), {"accuracy": 0.93}),
         Row(Options(banking, shots=10, finetune_encoder=True)),
+        Row(
+            Options(clinc, catalog=CATALOGS / "clinc150.yaml", shots=10, finetune_encoder=True),
+            {"accuracy": 0.93},
+        ),
         Row(Options(banking, catalog=described, shots=10, finetune_encoder=True), {"accuracy": 0.87}),
         Row(
             Options(clinc, train=True, finetune_encoder=True, most_refused=_SPARED),
