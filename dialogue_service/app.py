@@ -80,7 +80,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         ) as http,
         _upstream(settings) as elsewhere,
     ):
-        with Worker("loader", capacity=2) as loader:
+        with Worker("loader", capacity=2, lasting=False) as loader:
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
             )

@@ -38,8 +38,9 @@ def create_app(settings: IntentSettings) -> FastAPI:
 async def _lifespan(settings: IntentSettings, in_force: InForce, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
     with (
         Worker("inference", 1) as inference,
-        Worker("loader", 1) as loader,
-        Worker("preparing", 1) as preparing,  # not the loader, whose job may be a long download
+        Worker("loader", 1, lasting=False) as loader,
+        # Not the loader, whose job may be a long download.
+        Worker("preparing", 1, lasting=False) as preparing,
     ):
         slot: ModelSlot[Classifier] = ModelSlot(
             loader,

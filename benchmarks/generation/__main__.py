@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from benchmarks.generation import engine, model, peers, report, stack
 from shared.settings import REPOSITORY
+from shared.worker import in_own_thread
 
 TABLE = Path(__file__).parents[1] / "generation.md"
 WORK = REPOSITORY / "build" / "bench-generation"
@@ -39,13 +40,14 @@ def main() -> int:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("building the model", total=len(wanted))
         shape = model.SHAPES[asked.shape]
-        checkpoint = model.build(shape, asked.vocab, work / f"dialogpt-{asked.shape}")
+        folder = work / f"dialogpt-{asked.shape}"
+        checkpoint = in_own_thread(lambda: model.build(shape, asked.vocab, folder))
         words = model.Words(checkpoint)
         missing = peers.missing()
         for column, why in missing.items():
             console.print(f"{column}: {why}", markup=False)
         needed = set(wanted) & set(engine.SECTIONS)
-        found = peers.others(checkpoint, words) if needed else {}
+        found = peers.others(checkpoint) if needed else {}
         for name in wanted:
             say = _say(progress, task, name)
             section = _measure(name, asked, shape, checkpoint, words, found, say)
@@ -88,7 +90,7 @@ def _measure(
     shape: model.Shape,
     checkpoint: Path,
     words: model.Words,
-    found: dict[str, peers.Peer],
+    found: dict[str, peers.Apart],
     say: engine.Say,
 ) -> report.Section:
     if name == "turns":

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from benchmarks.generation.model import Shape, Words
-from benchmarks.generation.peers import CTRANSLATE2, NAIVE, LlamaCpp, Peer
+from benchmarks.generation.peers import CTRANSLATE2, LLAMA, NAIVE, Apart
 from benchmarks.generation.report import PARLEY, Check, Section, Times
 from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.settings import DialogueSettings
+from shared.worker import in_own_thread
 
 REPLY = 20
 HISTORY = 900
@@ -51,14 +52,17 @@ class Bench:
     checkpoint: Path
     shape: Shape
     words: Words
-    peers: dict[str, Peer]
+    peers: dict[str, Apart]
     rounds: int
     say: Say
 
     def parley(self, **options: Any) -> LocalGenerator:
-        """Parley's generator, with the window of the service and one candidate unless told otherwise."""
+        """Parley's generator, with the window of the service and one candidate unless told otherwise.
+
+        Have only one at a time, as a service has: each one's thread has OpenMP threads, see in_own_thread.
+        """
         usual: dict[str, Any] = {"context_tokens": WINDOW, "reply_tokens": REPLY}
-        generator = LocalGenerator(self.checkpoint, **(usual | options))
+        generator = in_own_thread(lambda: LocalGenerator(self.checkpoint, **(usual | options)))
         generator.warm_up()
         self._expect_full_replies(generator, {**usual, **options}["reply_tokens"])
         return generator
@@ -97,7 +101,7 @@ def replies(bench: Bench) -> Section:
             for column, peer in bench.peers.items():
                 bench.say(f"{column}: {history} tokens of history")
                 cold.setdefault(column, []).append(timed(partial(peer.make, [prompt], REPLY)))
-                if isinstance(peer, LlamaCpp) and history:
+                if column == LLAMA and history:
                     more = prompt + bench.words.ids([bench.words.turn(REPLY), bench.words.turn(MESSAGE)])
                     warm.setdefault(column, []).append(timed(partial(peer.go_on, more, REPLY)))
             bench.say(f"{PARLEY}: {history} tokens of history")
@@ -135,7 +139,6 @@ def decode(bench: Bench) -> Section:
         f"one of {short}, after a prompt of {MESSAGE} tokens. The floor is one reading of all int8 weights "
         "for each token, at the read bandwidth measured in between.",
     )
-    generators = {count: bench.parley(reply_tokens=count) for count in (short, long)}
     rates: dict[str, list[float]] = {}
     bandwidths: list[float] = []
     for _ in range(bench.rounds):
@@ -148,9 +151,11 @@ def decode(bench: Bench) -> Section:
             rates.setdefault(column, []).append((long - short) / (took[1] - took[0]))
         bench.say(f"{PARLEY}: decode")
         took = []
-        for generator in generators.values():
+        for count in (short, long):
+            generator = bench.parley(reply_tokens=count)
             time.sleep(_SETTLE_S)
             took.append(asyncio.run(Talk(bench.words).turn(generator)))
+            del generator
         rates.setdefault(PARLEY, []).append((long - short) / (took[1] - took[0]))
     section.rows.append(("tokens a second", _shown(rates, 1)))
     weights = bench.shape.weights(len(bench.words.tokenizer))
@@ -172,9 +177,12 @@ def decode(bench: Bench) -> Section:
 
 def _bandwidth() -> float:
     """Bytes a second that all cores together read from memory, the best of five passes over a gigabyte."""
-    block = torch.ones(_READ_BYTES // _FLOAT_BYTES)
-    best = min(timed(block.sum) for _ in range(5))
-    return _READ_BYTES / best
+
+    def read() -> float:
+        block = torch.ones(_READ_BYTES // _FLOAT_BYTES)
+        return _READ_BYTES / min(timed(block.sum) for _ in range(5))
+
+    return in_own_thread(read)
 
 
 def at_once(bench: Bench) -> Section:
@@ -221,16 +229,17 @@ def candidates(bench: Bench) -> Section:
         f"A reply of {REPLY} tokens in a warm conversation of {HISTORY} tokens: one candidate, and the best "
         "of four, ranked.",
     )
-    generators = {count: bench.parley(candidates=count) for count in (1, 4)}
-    took: dict[int, list[float]] = {count: [] for count in generators}
+    took: dict[int, list[float]] = {1: [], 4: []}
     for _ in range(bench.rounds):
         before = bench.words.history(HISTORY)
-        for count, generator in generators.items():
+        for count, seconds in took.items():
             bench.say(f"{PARLEY}: {count} candidates")
+            generator = bench.parley(candidates=count)
             talk = Talk(bench.words, before)
             asyncio.run(talk.turn(generator))
             time.sleep(_SETTLE_S)
-            took[count].append(asyncio.run(talk.turn(generator)))
+            seconds.append(asyncio.run(talk.turn(generator)))
+            del generator
     for count, values in took.items():
         section.rows.append((f"{count} candidate{'s' * (count > 1)}", {PARLEY: Times(values).shown()}))
     ratio = Times(took[4]).median / Times(took[1]).median

@@ -3,10 +3,13 @@
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
@@ -126,15 +129,53 @@ def missing() -> dict[str, str]:
     }
 
 
-def others(checkpoint: Path, words: model.Words) -> dict[str, Peer]:
-    """Those that can be had here, by column."""
+class Apart:
+    """A peer in a process of its own, as it would be served: its threads slow nobody else down."""
+
+    def __init__(self, column: str, checkpoint: Path) -> None:
+        before = os.environ.get(_SPIN)
+        os.environ[_SPIN] = "300000"  # libgomp's own default, not Parley's setting
+        try:
+            self._process = ProcessPoolExecutor(1, get_context("spawn"), _begin, (column, checkpoint))
+            self._process.submit(_call, "make", [[0]], 1).result()
+        finally:
+            os.environ.pop(_SPIN)
+            if before is not None:
+                os.environ[_SPIN] = before
+
+    def make(self, prompts: Sequence[list[int]], count: int) -> None:
+        """See Peer."""
+        self._process.submit(_call, "make", prompts, count).result()
+
+    def go_on(self, ids: list[int], count: int) -> None:
+        """See LlamaCpp."""
+        self._process.submit(_call, "go_on", ids, count).result()
+
+
+_SPIN = "GOMP_SPINCOUNT"
+_here: dict[str, Peer] = {}
+
+
+def _begin(column: str, checkpoint: Path) -> None:
     makers: dict[str, Callable[[], Peer]] = {
         NAIVE: lambda: Naive(checkpoint, linear=False),
         LINEAR: lambda: Naive(checkpoint, linear=True),
-        CTRANSLATE2: lambda: CTranslate2(checkpoint, words),
+        CTRANSLATE2: lambda: CTranslate2(checkpoint, model.Words(checkpoint)),
         LLAMA: lambda: LlamaCpp(checkpoint),
     }
-    return {column: make() for column, make in makers.items() if column not in missing()}
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    _here["peer"] = makers[column]()
+
+
+def _call(method: str, *arguments: object) -> None:
+    getattr(_here["peer"], method)(*arguments)
+
+
+def others(checkpoint: Path) -> dict[str, Apart]:
+    """Those that can be had here, by column."""
+    columns = [NAIVE, LINEAR, CTRANSLATE2, LLAMA]
+    return {column: Apart(column, checkpoint) for column in columns if column not in missing()}
 
 
 def _linear(module: Any) -> None:

@@ -149,5 +149,7 @@ Shape: {shape}, random weights, built on the spot. Times are medians in seconds 
 - Parley: `LocalGenerator`, by its public protocol, text in and text out, sampling as the service does.
 - CTranslate2 int8, llama.cpp Q8_0: converted from the same checkpoint, greedy.
 
+Each of them in a process of its own.
+
 Every column makes exactly as many tokens as asked for. No setting forces that: the weights make the end of
 a turn impossible to say (its logit is at most minus the square root of the width); results are counted."""

@@ -176,3 +176,28 @@ async def test_who_comes_after_the_end_does_not_wait() -> None:
         pass
     with pytest.raises(RuntimeError, match="ended"):
         await worker.run(lambda _: None)
+
+
+async def test_what_does_not_last_leaves_no_thread_behind() -> None:
+    threads = []
+
+    def note(_: threading.Event) -> None:
+        threads.append(threading.current_thread())
+
+    with Worker("w", capacity=2, lasting=False) as worker:
+        await worker.run(note)
+        await worker.run(note)
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(set(threads)) == 2
+    assert not any(thread.is_alive() for thread in threads)
+
+
+async def test_what_a_thread_of_its_own_raises_reaches_the_caller() -> None:
+    def fail(_: threading.Event) -> None:
+        raise KeyError("lost")
+
+    with Worker("w", capacity=2, lasting=False) as worker:
+        with pytest.raises(KeyError, match="lost"):
+            await worker.run(fail)
+        assert await worker.run(lambda _: 3) == 3
