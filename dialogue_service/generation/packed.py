@@ -25,42 +25,54 @@ _BEYOND_US = ("softcap", "s_aux", "position_bias")
 
 
 class KeyValues:
-    """Keys and values of one sequence in all layers, each of shape (2, 1, heads, capacity, dim)."""
+    """Keys and values of one sequence in all layers, a tensor (layers, 2, 1, heads, capacity, dim)."""
 
     def __init__(self) -> None:
         self.length = 0
         """How many positions hold what they should; what lies behind is free."""
-        self._layers: dict[int, Tensor] = {}
+        self._held: Tensor | None = None
+        self._open = (0, 0)
+        self._new: tuple[Tensor, ...] = ()
+        self._all: tuple[tuple[Tensor, ...], ...] = ()
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(layer.nbytes for layer in self._layers.values())
+        return 0 if self._held is None else self._held.nbytes
 
-    def write(self, layer: int, new: Tensor) -> tuple[Tensor, ...]:
+    def write(self, layer: int, layers: int, new: Tensor) -> tuple[Tensor, ...]:
         """Put keys and values (2, 1, heads, n, dim) after the first `length` ones.
 
         Returns views of all keys and of all values. `length` moves when the pass is through all layers.
         """
+        if self._open != (self.length, new.shape[3]):
+            self._view(layers, new)
+        self._new[layer].copy_(new)
+        return self._all[layer]
+
+    def _view(self, layers: int, new: Tensor) -> None:
+        """The views of all layers at once: one by one they would cost as much time as attention."""
         begin, n = self.length, new.shape[3]
-        held = self._layers.get(layer)
-        if held is None or begin + n > held.shape[3]:
-            held = self._layers[layer] = _enlarged(new if held is None else held, begin, begin + n)
-        held.narrow(3, begin, n).copy_(new)
-        return held.narrow(3, 0, begin + n).unbind()
+        if self._held is None:
+            self._held = _enlarged(new.new_empty((layers, *new.shape)), 0, n)
+        elif begin + n > self._held.shape[4]:
+            self._held = _enlarged(self._held, begin, begin + n)
+        self._new = self._held.narrow(4, begin, n).unbind()
+        self._all = tuple(both.unbind() for both in self._held.narrow(4, 0, begin + n).unbind())
+        self._open = begin, n
 
     def copy(self, length: int) -> "KeyValues":
         """The first `length` positions, with memory of their own."""
         made = KeyValues()
         made.length = length
-        made._layers = {i: _enlarged(held, length, length) for i, held in self._layers.items()}
+        made._held = None if self._held is None else _enlarged(self._held, length, length)
         return made
 
     def keep(self, length: int, chosen: Sequence[int]) -> None:
         """Keep the first `length` positions, and the `chosen` ones after them."""
-        index = torch.tensor(chosen, dtype=torch.long)
-        for held in self._layers.values() if chosen else ():
-            held[..., length : length + len(chosen), :] = held[..., index.to(held.device), :]
+        if chosen and self._held is not None:
+            index = torch.tensor(chosen, dtype=torch.long, device=self._held.device)
+            self._held[..., length : length + len(chosen), :] = self._held[..., index, :]
         self.length = length + len(chosen)
 
 
@@ -70,10 +82,10 @@ def _blocks(length: int) -> int:
 
 def _enlarged(held: Tensor, length: int, capacity: int) -> Tensor:
     shape = list(held.shape)
-    shape[3] = _blocks(capacity)
+    shape[4] = _blocks(capacity)
     made = held.new_empty(shape)
     if length:
-        made.narrow(3, 0, length).copy_(held.narrow(3, 0, length))
+        made.narrow(4, 0, length).copy_(held.narrow(4, 0, length))
     return made
 
 
@@ -124,12 +136,12 @@ def _attention(
     if any(options.get(name) is not None for name in _BEYOND_US):
         raise NotImplementedError(f"attention with one of {', '.join(_BEYOND_US)}")
     (_, heads, _, dim), key_heads = query.shape, key.shape[1]
-    sizes = [len(piece.ids) for piece in packed]
+    sizes, layers = [len(piece.ids) for piece in packed], module.config.num_hidden_layers
     new, made = torch.stack((key, value)), []
     for piece, n, asking, added in zip(
         packed, sizes, query.split_with_sizes(sizes, 2), new.split_with_sizes(sizes, 3), strict=True
     ):
-        keys, values = piece.keys_values.write(module.layer_idx, added)
+        keys, values = piece.keys_values.write(module.layer_idx, layers, added)
         # Query heads that share a key head are laid end to end: nothing has to be copied for them.
         seen = scaled_dot_product_attention(
             asking if heads == key_heads else asking.reshape(1, key_heads, -1, dim),

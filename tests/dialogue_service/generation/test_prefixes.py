@@ -12,7 +12,7 @@ ONE = 2 * 1 * 128 * 4 * 4  # bytes of one entry: keys and values, a head, 128 po
 def computed(ids: list[int]) -> KeyValues:
     """Keys and values that tell where they come from."""
     made = KeyValues()
-    made.write(0, torch.tensor(ids, dtype=torch.float32)[:, None].expand(2, 1, 1, -1, 4))
+    made.write(0, 1, torch.tensor(ids, dtype=torch.float32)[:, None].expand(2, 1, 1, -1, 4))
     made.length = len(ids)
     return made
 
@@ -21,7 +21,10 @@ def held(keys_values: KeyValues) -> list[float]:
     """The ids whose keys are there."""
     if keys_values.length == 0:
         return []
-    return keys_values.copy(keys_values.length)._layers[0][0, 0, 0, : keys_values.length, 0].tolist()
+    own = keys_values.copy(keys_values.length)._held
+    assert own is not None
+    ids: list[float] = own[0, 0, 0, 0, : keys_values.length, 0].tolist()
+    return ids
 
 
 def put(prefixes: Prefixes, ids: list[int], prompt_length: int | None = None) -> None:
@@ -56,7 +59,8 @@ def test_one_that_only_begins_alike_gets_a_copy() -> None:
     put(prefixes, [1, 2, 3, 4, 5])
     taken = prefixes.take([1, 2, 7, 8])
     assert held(taken) == [1, 2]
-    taken._layers[0].fill_(-1)
+    assert taken._held is not None
+    taken._held.fill_(-1)
     assert held(prefixes.take([1, 2, 3, 4, 5, 6])) == [1, 2, 3, 4, 5]
 
 
