@@ -14,6 +14,7 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class Engine:
             self._waiting.append(job)
             if self._thread.ident is None:
                 self._thread.start()
-                atexit.register(self._end)
+                atexit.register(_end, weakref.ref(self), self._thread)
             self._changed.notify()
 
     def stop(self) -> None:
@@ -71,19 +72,17 @@ class Engine:
             self._stopped = True
             self._changed.notify()
 
-    def _end(self) -> None:
-        """At the interpreter's exit: a thread that still computed then would crash it."""
+    def _cancel(self) -> None:
+        """Give all jobs up, and end the thread."""
         with self._changed:
             for job in [*self._waiting, *self._running]:
                 job.reply.cancel()
         self.stop()
-        self._thread.join(_EXIT_S)
 
     def _work(self) -> None:
         with torch.inference_mode():
             while self._admit():
                 self._step()
-        atexit.unregister(self._end)
 
     def _admit(self) -> bool:
         """Wait for work and take in what may run. False: there will be none."""
@@ -164,6 +163,14 @@ class Engine:
             for job in jobs:
                 self._running.pop(job, None)
                 job.settle(error)
+
+
+def _end(engine: "weakref.ref[Engine]", thread: threading.Thread) -> None:
+    """At the interpreter's exit: a thread that still ran then, if only its last steps, would crash it."""
+    if alive := engine():
+        alive._cancel()
+        del alive
+    thread.join(_EXIT_S)
 
 
 _Drawn = tuple[Job, list[int], list[float], Tensor | None]
