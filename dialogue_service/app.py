@@ -30,13 +30,14 @@ from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
 from shared import models_api, service
+from shared.access import PAGE_POLICY
 from shared.contracts import Readiness
 from shared.model_slot import ModelSlot, Source
 from shared.registry import Registry
 from shared.versions import Versions
 from shared.worker import Worker
 
-_PAGE = Path(__file__).parent / "web" / "index.html"
+_WEB = Path(__file__).parent / "web"
 _READY_TIMEOUT_S = 1.0
 
 
@@ -45,6 +46,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
     app = service.create_app(
         settings,
         description="Talks, remembers, forgets, and keeps what people think of its replies.",
+        door=_WEB / "key.html",
         lifespan=partial(_lifespan, settings),
     )
     for part in (chat_api, stream_api, socket_api, memory_api, feedback_api, models_api):
@@ -52,7 +54,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(_PAGE)
+        return FileResponse(_WEB / "index.html", headers=PAGE_POLICY)
 
     @app.exception_handler(RedisError)
     async def memory_away(_: Request, error: Exception) -> Response:

@@ -3,7 +3,8 @@
     Problem
      ├─ MalformedBody        400  the body is not JSON
      ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
-     ├─ ForeignOrigin        403  a WebSocket that another site's page opened
+     ├─ ForeignHost          403  without a key, a name that a page may have pointed here
+     ├─ ForeignOrigin        403  a page of another site
      ├─ NotFound             404  no such route or thing
      ├─ MethodNotAllowed     405
      ├─ KeyInUse             409  a request with this Idempotency-Key is still running
@@ -124,11 +125,18 @@ class Unauthorized(Problem):
     advice = "Send the header Authorization: Bearer <the value of API_KEY>."
 
 
+class ForeignHost(Problem):
+    """Anybody may have given this machine that name: a page of theirs would then read as one of Parley's."""
+
+    slug, title, status = "foreign-host", "This name is not answered to without a key", 403
+    advice = "Call by IP address or as localhost, or set API_KEY on the server."
+
+
 class ForeignOrigin(Problem):
-    """A page of another site opened this WebSocket; browsers let it, and send its origin along."""
+    """A page of another site; browsers let it send requests and open WebSockets, and name its origin."""
 
     slug, title, status = "foreign-origin", "Pages of other sites may not talk here", 403
-    advice = "Open the WebSocket from a page of this host, or from a program that sends no Origin header."
+    advice = "Use a page of this host, or name the origin in CORS_ORIGINS on the server."
 
 
 class NotFound(Problem):

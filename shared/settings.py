@@ -6,6 +6,7 @@ setting without them is refused by a test.
 
 import contextlib
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+MAKE_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+"""A shell command that prints a good API_KEY."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -107,6 +111,21 @@ BearerToken = Annotated[str | None, AfterValidator(_api_key)]
 """A secret; an empty one is none."""
 
 
+_ORIGIN = re.compile(r"https?://[^\s/?#@]+")
+
+
+def _origins(value: str | None) -> str | None:
+    """Origins (RFC 6454) as browsers write them: lower case, no path."""
+    origins = (value or "").replace(",", " ").lower().split()
+    if wrong := [origin for origin in origins if "*" in origin or not _ORIGIN.fullmatch(origin)]:
+        raise ValueError(f"{wrong[0]} is no origin")
+    return " ".join(origins) or None
+
+
+Origins = Annotated[str | None, AfterValidator(_origins)]
+"""Origins of web pages, separated by spaces or commas."""
+
+
 class ServiceSettings(Settings):
     """What every service can be told."""
 
@@ -121,6 +140,12 @@ class ServiceSettings(Settings):
         description="a long secret; every call but /health/* then needs it as bearer token.",
         examples=["a-long-random-secret"],
     )
+    cors_origins: Origins = Field(
+        default=None,
+        validation_alias="CORS_ORIGINS",
+        description="the other sites whose pages may call: scheme, host and port, separated by commas.",
+        examples=["https://my.page,http://127.0.0.1:5173"],
+    )
     log_format: str = Field(
         default="json",
         pattern="^(json|text)$",
@@ -128,6 +153,16 @@ class ServiceSettings(Settings):
         description="json (one object a line) or text (for people).",
         examples=["json"],
     )
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach it and need no key. A name other than localhost counts as one."""
+        if self.api_key or self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
 
     def limits(self) -> dict[str, Any]:
         """What GET /info says of the bounds a caller meets."""

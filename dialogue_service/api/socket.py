@@ -7,7 +7,6 @@ client's message that is answered, `event` and `data` are as in `dialogue_servic
 
 import asyncio
 import time
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +19,7 @@ from dialogue_service.contracts import SocketRequest
 from dialogue_service.events import Event, events_of, failure
 from dialogue_service.settings import DialogueSettings
 from shared import telemetry
-from shared.problems import ClientGone, ForeignOrigin, MalformedBody, Overloaded, Problem, from_validation
+from shared.problems import ClientGone, MalformedBody, Overloaded, Problem, from_validation
 
 router = APIRouter()
 
@@ -31,7 +30,6 @@ _WAITING = 8
 @router.websocket(_PATH)
 async def talk(socket: WebSocket, chat: ChatDep) -> None:
     """One turn at a time; a few messages may wait. The work stops when the client is gone."""
-    _refuse_foreign(socket)
     await socket.accept()
     talking = _Talk(socket, chat)
     try:
@@ -41,13 +39,6 @@ async def talk(socket: WebSocket, chat: ChatDep) -> None:
             answering.cancel()
     except* WebSocketDisconnect:
         pass  # gone while something was being sent
-
-
-def _refuse_foreign(socket: WebSocket) -> None:
-    """Browsers open WebSockets for the pages of any site, and only say which. Raises ForeignOrigin."""
-    origin = socket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
-        raise ForeignOrigin
 
 
 class _Talk:
