@@ -99,6 +99,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 yield {
                     "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
                     "readiness": partial(_readiness, slot, memory),
+                    "slot": slot,
                     "versions": versions,
                 }
 

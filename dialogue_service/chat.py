@@ -13,9 +13,9 @@ from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import IdempotencyKey, Memory, Recalled
 from dialogue_service.turns import Turns
 from shared.contracts import Intent
+from shared.metrics import INFERENCE
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
-from shared.telemetry import INFERENCE
 
 FIXED_REPLY_MODEL = "catalog"
 _RECALLED_EXCHANGES = 32

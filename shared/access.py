@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.problems import ContentTooLarge, ForeignHost, ForeignOrigin, Unauthorized
+from shared.problems import CAUSE, ContentTooLarge, ForeignHost, ForeignOrigin, Unauthorized
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -139,5 +139,6 @@ class BearerKey:
     def _refusal(self, scope: Scope, headers: Headers) -> Response:
         refusal = Unauthorized(headers={"WWW-Authenticate": "Bearer"})
         if self._door and scope["path"] == "/" and "text/html" in headers.get("accept", ""):
+            scope[CAUSE] = refusal.slug
             return HTMLResponse(self._door, refusal.status, refusal.headers | PAGE_POLICY)
         return refusal.response()

@@ -41,9 +41,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
+
+CAUSE = "parley.cause"
+"""The key in an ASGI scope under which the slug of the problem stands that a request ended in."""
 
 FORM_TAG = "form:"
 """Begins the tag of each shape a body may have: pydantic puts it into locations, callers never sent it."""
@@ -102,13 +106,21 @@ class Problem(Exception):
         )
 
     def response(self) -> Response:
-        """The HTTP answer."""
-        return JSONResponse(
-            self.details().model_dump(exclude_none=True),
-            status_code=self.status,
-            headers=self.headers,
-            media_type=MEDIA_TYPE,
-        )
+        """The HTTP answer, which also notes its cause for the log and the metrics."""
+        return _Answer(self)
+
+
+class _Answer(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        self._slug = problem.slug
+        content = problem.details().model_dump(exclude_none=True)
+        super().__init__(content, problem.status, problem.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CAUSE] = self._slug
+        await super().__call__(scope, receive, send)
 
 
 class MalformedBody(Problem):

@@ -11,9 +11,10 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shared import problems, settings, telemetry
+from shared import metrics, problems, settings, telemetry
 from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit, OwnPages
 from shared.contracts import Info, Liveness, Readiness
+from shared.model_slot import ModelSlot
 from shared.problems import ForeignHost, ForeignOrigin, Unauthorized
 from shared.settings import ServiceSettings, SettingsFault
 
@@ -25,8 +26,8 @@ def create_app(
 ) -> FastAPI:
     """An app with everything the services have in common; the caller adds its routes.
 
-    Its lifespan's state must hold `readiness`, a function that returns the service's Readiness. `door` is the
-    page that asks a person for the key.
+    Its lifespan's state must hold `slot`, with a model that has a `dtype`, and `readiness`, a function that
+    returns the service's Readiness. `door` is the page that asks a person for the key.
     """
     app = FastAPI(
         title=f"Parley {configured.service} service",
@@ -35,6 +36,7 @@ def create_app(
         responses=problems.responses(ForeignHost, ForeignOrigin),
         **options,
     )
+    metrics.BUILD.labels(version("parley")).set(1)
     problems.install(app)
     app.include_router(_common(configured))
     origins = (configured.cors_origins or "").split()
@@ -94,7 +96,10 @@ def _common(configured: ServiceSettings) -> APIRouter:
             **problems.responses(Unauthorized),
         },
     )
-    async def metrics() -> Response:
+    async def show_metrics(request: Request) -> Response:
+        slot: ModelSlot[Any] = request.state.slot
+        if slot.ready:
+            metrics.show_model(configured.service, slot.served.name, slot.served.model.dtype)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router

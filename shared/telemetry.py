@@ -10,11 +10,11 @@ import time
 import uuid
 from contextvars import ContextVar
 
-from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.problems import InternalError
+from shared.metrics import IN_PROGRESS, LATENCY, PROBLEMS, REQUESTS
+from shared.problems import CAUSE, InternalError
 
 REQUEST_ID_HEADER = "X-Request-ID"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -26,16 +26,6 @@ WEBSOCKET = "WEBSOCKET"
 SWITCHED = 101
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", WEBSOCKET})
 _ANSWERS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
-
-REQUESTS = Counter("http_requests_total", "Requests answered.", ("service", "method", "route", "status"))
-LATENCY = Histogram(
-    "http_request_duration_seconds", "Time from the request's head to the answer's end.", ("service", "route")
-)
-INFERENCE = Histogram(
-    "model_inference_seconds",
-    "Time the model computed at a stretch: a reply, or a batch of messages.",
-    ("service", "model"),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +95,7 @@ class RequestTelemetry:
         this_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(this_id)
         status, began = 0, time.perf_counter()
+        IN_PROGRESS.labels(self.service).inc()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -123,6 +114,7 @@ class RequestTelemetry:
                 raise
             await InternalError().response()(scope, receive, send_with_id)
         finally:
+            IN_PROGRESS.labels(self.service).dec()
             if scope["type"] == "websocket" and status != SWITCHED:
                 # Uvicorn takes note of a refused handshake one turn of the loop later, and before that would
                 # log that there was none.
@@ -135,14 +127,23 @@ class RequestTelemetry:
         given = scope.get("method", WEBSOCKET)
         method = given if given in _METHODS else "other"
         quiet = scope["path"].startswith(_QUIET_PATHS)
-        record(self.service, method, route, status, seconds, quiet=quiet)
+        record(self.service, method, route, status, seconds, cause=scope.get(CAUSE), quiet=quiet)
 
 
 def record(
-    service: str, method: str, route: str, status: int, seconds: float, *, quiet: bool = False
+    service: str,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    *,
+    cause: str | None = None,
+    quiet: bool = False,
 ) -> None:
-    """Count one answered request and, unless `quiet`, log it."""
+    """Count one answered request and, unless `quiet`, log it; `cause` is the problem that it ended in."""
     REQUESTS.labels(service, method, route, status).inc()
+    if cause:
+        PROBLEMS.labels(service, cause).inc()
     if status != SWITCHED:  # how long a WebSocket stays open says nothing about speed
         LATENCY.labels(service, route).observe(seconds)
     if not quiet:
@@ -153,4 +154,6 @@ def record(
             "status": status,
             "ms": round(seconds * 1000, 1),
         }
+        if cause:
+            fields["cause"] = cause
         logger.info("request", extra={"fields": fields})

@@ -60,28 +60,31 @@ class _Talk:
             except asyncio.QueueFull:
                 error = Overloaded("Wait for the answers of earlier messages.", retry_after_s=_WAITING)
                 began = time.perf_counter()
-                _record(await self._tell(number, failure(error)), began)
+                event = failure(error)
+                _record(await self._tell(number, event), began, event.cause)
 
     async def answer(self) -> None:
         """Take the turns one after another, for ever."""
         while True:
             number, text = await self._waiting.get()
             began, status = time.perf_counter(), ClientGone.status
+            cause: str | None = ClientGone.slug
             try:
-                status = await self._turn(number, text)
+                status, cause = await self._turn(number, text)
             finally:
-                _record(status, began)
+                _record(status, began, cause)
 
-    async def _turn(self, number: int, text: str | bytes) -> int:
-        """Answer one message; returns the status that the answer would have over HTTP."""
+    async def _turn(self, number: int, text: str | bytes) -> tuple[int, str | None]:
+        """Answer one message; returns the status that it would have over HTTP, and a problem's slug."""
         try:
             request = SocketRequest.model_validate_json(text)
         except ValidationError as error:
-            return await self._tell(number, failure(_as_body(error)))
+            event = failure(_as_body(error))
+            return await self._tell(number, event), event.cause
         async with events_of(self._chat, request, key_of(request.key, request)) as events:
             async for event in events:
                 status = await self._tell(number, event)
-        return status
+        return status, event.cause
 
     async def _tell(self, number: int, event: Event) -> int:
         self._sent += 1
@@ -101,6 +104,6 @@ def _as_body(error: ValidationError) -> Problem:
     )
 
 
-def _record(status: int, began: float) -> None:
+def _record(status: int, began: float, cause: str | None) -> None:
     seconds = time.perf_counter() - began
-    telemetry.record(DialogueSettings.service, telemetry.WEBSOCKET, _PATH, status, seconds)
+    telemetry.record(DialogueSettings.service, telemetry.WEBSOCKET, _PATH, status, seconds, cause=cause)

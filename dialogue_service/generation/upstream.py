@@ -54,6 +54,8 @@ _REFUSALS = {
 class UpstreamGenerator:
     """Asks one model of one server, `queue` requests at a time and no more."""
 
+    dtype = ""
+
     def __init__(
         self,
         http: httpx.AsyncClient,

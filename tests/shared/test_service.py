@@ -21,7 +21,9 @@ from pydantic_settings import SettingsConfigDict
 from shared import service
 from shared.access import MAX_BODY_BYTES
 from shared.contracts import Readiness, SlotStatus
+from shared.model_slot import ModelSlot
 from shared.settings import REPOSITORY, Port, ServiceSettings
+from shared.worker import Worker
 from tests.servers import free_port, serving
 
 START_S = 20.0
@@ -44,9 +46,11 @@ def create_app(settings: ExampleSettings, serving_model: str | None = "a-model")
         status = SlotStatus(serving=serving_model)
         return Readiness(status="not-ready" if reasons else "ready", reasons=reasons, model=status)
 
+    slot: ModelSlot[Any] = ModelSlot(Worker("loader", 1), lambda _: None, lambda _: None, "EXAMPLE_MODEL")
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"readiness": readiness}
+        yield {"readiness": readiness, "slot": slot}
 
     return service.create_app(settings, "An example.", lifespan=lifespan)
 
