@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
+from opentelemetry.trace import TracerProvider
 from redis import RedisError
 
 from dialogue_service import memory as memory_store
@@ -29,7 +30,7 @@ from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
-from shared import models_api, service
+from shared import models_api, service, tracing
 from shared.access import PAGE_POLICY
 from shared.contracts import Readiness
 from shared.model_slot import ModelSlot, Source
@@ -64,7 +65,8 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    provider: TracerProvider = app.state.tracer_provider
     load = partial(
         LocalGenerator,
         context_tokens=settings.context_tokens,
@@ -82,6 +84,10 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         ) as http,
         _upstream(settings) as elsewhere,
     ):
+        tracing.follow(http, provider)
+        tracing.follow(redis, provider)
+        if elsewhere:
+            tracing.follow(elsewhere.http, provider)
         with Worker("loader", capacity=2, lasting=False) as loader:
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
@@ -94,6 +100,7 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 slot=slot,
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
+                tracer=provider.get_tracer("parley"),
             )
             async with versions:
                 yield {

@@ -1,7 +1,11 @@
 """How every service is put together and served: the same walls, errors, health, metrics and log lines."""
 
+import asyncio
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,31 +15,36 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shared import metrics, problems, settings, telemetry
+from shared import metrics, problems, settings, telemetry, tracing
 from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit, OwnPages
 from shared.contracts import Info, Liveness, Readiness
 from shared.model_slot import ModelSlot
 from shared.problems import ForeignHost, ForeignOrigin, Unauthorized
 from shared.settings import ServiceSettings, SettingsFault
 
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]
+
 _SHUTDOWN_GRACE_S = 10
 
 
 def create_app(
-    configured: ServiceSettings, description: str, *, door: Path | None = None, **options: Any
+    configured: ServiceSettings, description: str, *, lifespan: Lifespan, door: Path | None = None
 ) -> FastAPI:
     """An app with everything the services have in common; the caller adds its routes.
 
-    Its lifespan's state must hold `slot`, with a model that has a `dtype`, and `readiness`, a function that
+    The lifespan's state must hold `slot`, with a model that has a `dtype`, and `readiness`, a function that
     returns the service's Readiness. `door` is the page that asks a person for the key.
     """
+    provider = tracing.provider_for(configured.service, configured.otlp_endpoint)
     app = FastAPI(
         title=f"Parley {configured.service} service",
         description=description,
         version=version("parley"),
         responses=problems.responses(ForeignHost, ForeignOrigin),
-        **options,
+        telemetry=tracing.config(provider),
+        lifespan=partial(_lifespan, lifespan),
     )
+    app.state.tracer_provider = provider
     metrics.BUILD.labels(version("parley")).set(1)
     problems.install(app)
     app.include_router(_common(configured))
@@ -56,6 +65,15 @@ def create_app(
     app.add_middleware(OwnPages, origins=origins, rebinding=configured.api_key is not None)
     app.add_middleware(telemetry.RequestTelemetry, service=configured.service)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(inner: Lifespan, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    try:
+        async with inner(app) as state:
+            yield state
+    finally:
+        await asyncio.to_thread(tracing.end, app.state.tracer_provider)
 
 
 def _common(configured: ServiceSettings) -> APIRouter:
@@ -112,7 +130,7 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
     except SettingsFault as fault:
         sys.exit(_refuse(fault))
     assert isinstance(configured, ServiceSettings)  # noqa: S101  # narrows the type
-    telemetry.configure_logging(configured.log_format)
+    telemetry.configure_logging(configured.log_format, texts=configured.log_messages)
     if configured.is_exposed:
         telemetry.logger.warning(
             "THE %s SERVICE IS OPEN TO EVERYONE who can reach this machine (%s=%s): set API_KEY, for example "

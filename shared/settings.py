@@ -9,10 +9,11 @@ import difflib
 import ipaddress
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -126,6 +127,19 @@ Origins = Annotated[str | None, AfterValidator(_origins)]
 """Origins of web pages, separated by spaces or commas."""
 
 
+def _collector(url: str | None) -> str | None:
+    if not url:
+        return None
+    TypeAdapter(HttpUrl).validate_python(url)
+    if any(find_spec(package) is None for package in ("opentelemetry.sdk", "opentelemetry.exporter")):
+        raise ValueError("the packages for it are missing: pip install -c constraints.txt -e '.[otel]'")
+    return url.rstrip("/")
+
+
+Collector = Annotated[str | None, AfterValidator(_collector)]
+"""The base of a collector's addresses."""
+
+
 class ServiceSettings(Settings):
     """What every service can be told."""
 
@@ -146,12 +160,25 @@ class ServiceSettings(Settings):
         description="the other sites whose pages may call: scheme, host and port, separated by commas.",
         examples=["https://my.page,http://127.0.0.1:5173"],
     )
+    log_messages: bool = Field(
+        default=False,
+        validation_alias="LOG_MESSAGES",
+        description="true: the log also has what people write and what is answered.",
+        examples=[True],
+    )
     log_format: str = Field(
         default="json",
         pattern="^(json|text)$",
         validation_alias="LOG_FORMAT",
         description="json (one object a line) or text (for people).",
         examples=["json"],
+    )
+    otlp_endpoint: Collector = Field(
+        default=None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        repr=False,
+        description="the OpenTelemetry collector (OTLP over HTTP) for traces; empty: none are made.",
+        examples=["http://127.0.0.1:4318"],
     )
 
     @property

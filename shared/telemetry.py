@@ -7,9 +7,13 @@ import logging
 import re
 import sys
 import time
+import traceback
 import uuid
+from collections.abc import Iterator
 from contextvars import ContextVar
+from types import TracebackType
 
+from opentelemetry.trace import format_trace_id, get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,11 +31,51 @@ SWITCHED = 101
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", WEBSOCKET})
 _ANSWERS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
 logger = logging.getLogger(__name__)
+_texts = logging.getLogger("texts")
+_texts.setLevel(logging.CRITICAL)  # unless `configure_logging` is told otherwise
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, request id, and the record's `fields`."""
+def log_texts(**texts: object) -> None:
+    """Log what people wrote and what was answered, if that is wanted."""
+    _texts.info("texts", extra={"fields": {"texts": texts}})
+
+
+class _Discreet(logging.Formatter):
+    """Leaves out what exceptions say, for it may quote a message; with `texts` it stays."""
+
+    def __init__(self, *, texts: bool = False) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def said(self, record: logging.LogRecord) -> str:
+        """The record's message. asyncio's continue with the exception's own words on further lines."""
+        message = record.getMessage()
+        return message if self._texts or record.name != "asyncio" else message.partition("\n")[0]
+
+    def formatException(self, ei: _ExcInfo) -> str:  # logging's name
+        """A traceback as Python prints it, causes first."""
+        if self._texts or ei[1] is None:
+            return super().formatException(ei)
+        return "".join(_traced(ei[1]))
+
+
+def _traced(error: BaseException) -> Iterator[str]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from _traced(before)
+        yield "\nand then:\n\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{type(error).__qualname__}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from (f"  | {line}" for piece in _traced(each) for line in piece.splitlines(keepends=True))
+
+
+class JsonFormatter(_Discreet):
+    """One JSON object a line: time (UTC), level, logger, message, ids of request and trace, `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -41,8 +85,9 @@ class JsonFormatter(logging.Formatter):
             ),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self.said(record),
             "request_id": request_id.get(),
+            "trace_id": _trace_id(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -50,21 +95,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({k: v for k, v in line.items() if v is not None}, ensure_ascii=False)
 
 
-class TextFormatter(logging.Formatter):
+def _trace_id() -> str | None:
+    span = get_current_span().get_span_context()
+    return format_trace_id(span.trace_id) if span.is_valid else None
+
+
+class TextFormatter(_Discreet):
     """The same for people at a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
         clock = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
-        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()} {fields}".rstrip()
+        text = f"{clock} {record.levelname.lower():<7} {self.said(record)} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def configure_logging(style: str) -> None:
-    """Send every log record to stderr, as "json" or "text"."""
+def configure_logging(style: str, *, texts: bool = False) -> None:
+    """Send every log record to stderr, as "json" or "text"; `texts` lets in what people write."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter((JsonFormatter if style == "json" else TextFormatter)(texts=texts))
+    _texts.setLevel(logging.INFO if texts else logging.CRITICAL)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpx2", "transformers", "huggingface_hub", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
