@@ -8,8 +8,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Status
 
-_LEFT_OUT = frozenset({"url.path", "url.query"})
-"""What callers write; http.route says the same in this house's words."""
+_LEFT_OUT = frozenset({"url.path", "url.query", "http.request.method_original", "user_agent.original"})
+"""What callers write as they like; http.route and http.request.method say it in words that are known."""
 
 
 def exporting_to(endpoint: str, service: str) -> TracerProvider:
