@@ -47,18 +47,21 @@ class Gpt2:
 
     def _attend(self, asked: Tensor, pieces: Sequence[Piece], layer: int, scale: float) -> Tensor:
         """Attention within each piece; `asked` holds queries, keys and values (tokens, 3 * width)."""
-        layers, tokens = len(self._blocks), len(asked)
+        layers, tokens, width, dim = len(self._blocks), len(asked), self._heads * self._dim, self._dim
         # Strides instead of several views: (queries, keys and values; one sequence; heads; tokens; dim).
-        width, dim = self._heads * self._dim, self._dim
         parts = asked.as_strided((3, 1, self._heads, tokens, dim), (width, 0, dim, 3 * width, 1))
-        made, begin = [], 0
-        for piece in pieces:
-            n = len(piece.ids)
-            own = parts if n == tokens else parts.narrow(3, begin, n)
-            keys, values = piece.keys_values.write(layer, layers, own[1:])
-            seen = scaled_dot_product_attention(own[0], keys, values, attn_mask=piece.mask, scale=scale)
+        sizes = [len(piece.ids) for piece in pieces]
+        made = []
+        for piece, n, query, new in zip(
+            pieces,
+            sizes,
+            parts[0].split_with_sizes(sizes, 2),
+            parts[1:].split_with_sizes(sizes, 3),
+            strict=True,
+        ):
+            keys, values = piece.keys_values.write(layer, layers, new)
+            seen = scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale)
             made.append(seen.view(1, width) if n == 1 else seen.transpose(1, 2).reshape(n, width))
-            begin += n
         return made[0] if len(made) == 1 else torch.cat(made)
 
 

@@ -45,7 +45,8 @@ class KeyValues:
         elif begin + n > self._held.shape[4]:
             self._held = _enlarged(self._held, begin, begin + n)
         self._new = self._held.narrow(4, begin, n).unbind()
-        self._all = tuple(both.unbind() for both in self._held.narrow(4, 0, begin + n).unbind())
+        views = self._held.narrow(4, 0, begin + n).flatten(0, 1).unbind()
+        self._all = tuple(zip(views[::2], views[1::2], strict=True))
         self._open = begin, n
 
     def copy(self, length: int) -> "KeyValues":
