@@ -3,7 +3,8 @@
     Problem
      ├─ MalformedBody        400  the body is not JSON
      ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
-     ├─ ForeignOrigin        403  a WebSocket that another site's page opened
+     ├─ ForeignHost          403  without a key, a name that a page may have pointed here
+     ├─ ForeignOrigin        403  a page of another site
      ├─ NotFound             404  no such route or thing
      ├─ MethodNotAllowed     405
      ├─ KeyInUse             409  a request with this Idempotency-Key is still running
@@ -40,9 +41,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
+
+CAUSE = "parley.cause"
+"""The key in an ASGI scope under which the slug of the problem stands that a request ended in."""
 
 FORM_TAG = "form:"
 """Begins the tag of each shape a body may have: pydantic puts it into locations, callers never sent it."""
@@ -101,13 +106,21 @@ class Problem(Exception):
         )
 
     def response(self) -> Response:
-        """The HTTP answer."""
-        return JSONResponse(
-            self.details().model_dump(exclude_none=True),
-            status_code=self.status,
-            headers=self.headers,
-            media_type=MEDIA_TYPE,
-        )
+        """The HTTP answer, which also notes its cause for the log and the metrics."""
+        return _Answer(self)
+
+
+class _Answer(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        self._slug = problem.slug
+        content = problem.details().model_dump(exclude_none=True)
+        super().__init__(content, problem.status, problem.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CAUSE] = self._slug
+        await super().__call__(scope, receive, send)
 
 
 class MalformedBody(Problem):
@@ -124,11 +137,18 @@ class Unauthorized(Problem):
     advice = "Send the header Authorization: Bearer <the value of API_KEY>."
 
 
+class ForeignHost(Problem):
+    """Anybody may have given this machine that name: a page of theirs would then read as one of Parley's."""
+
+    slug, title, status = "foreign-host", "This name is not answered to without a key", 403
+    advice = "Call by IP address or as localhost, or set API_KEY on the server."
+
+
 class ForeignOrigin(Problem):
-    """A page of another site opened this WebSocket; browsers let it, and send its origin along."""
+    """A page of another site; browsers let it send requests and open WebSockets, and name its origin."""
 
     slug, title, status = "foreign-origin", "Pages of other sites may not talk here", 403
-    advice = "Open the WebSocket from a page of this host, or from a program that sends no Origin header."
+    advice = "Use a page of this host, or name the origin in CORS_ORIGINS on the server."
 
 
 class NotFound(Problem):

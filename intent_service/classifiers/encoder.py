@@ -21,6 +21,7 @@ from intent_service.classifiers import precision
 from intent_service.classifiers.tokenizer import load_tokenizer
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
+from shared.metrics import TOKENIZATION
 
 _BATCH = 32
 _BATCH_CHARS = 8192  # padded: a long text among 31 short ones would make each of them as long
@@ -146,11 +147,16 @@ class SentenceEncoder:
         self._mixed = precision.bfloat16(self._model)
         return not self._mixed or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
 
+    @property
+    def dtype(self) -> str:
+        """What the layers compute with."""
+        return "bfloat16" if self._mixed else "float32"
+
     def tokenize(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
         """What the model is fed, and the mask of the tokens to pool, all of shape (texts, longest)."""
         if self.recipe.lower_case:
             texts = [text.lower() for text in texts]
-        with self._tokenizing:
+        with TOKENIZATION.labels("intent").time(), self._tokenizing:
             fed = dict(
                 self._tokenizer(
                     list(texts),
