@@ -95,7 +95,12 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
             )
             async with versions:
                 yield {
-                    "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
+                    "dialogue": State(
+                        chat=chat,
+                        memory=memory,
+                        feedback=FeedbackStore(redis, memory),
+                        sockets=asyncio.Semaphore(settings.sockets),
+                    ),
                     "readiness": partial(_readiness, slot, memory),
                     "versions": versions,
                 }

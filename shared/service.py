@@ -10,7 +10,8 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import problems, settings, telemetry
-from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit
+from shared.access import MAX_BODY_BYTES, BearerKey, Bounds
+from shared.connections import BOUNDS
 from shared.contracts import Info, Liveness, Readiness
 from shared.problems import Unauthorized
 from shared.settings import ServiceSettings, SettingsFault
@@ -34,7 +35,7 @@ def create_app(configured: ServiceSettings, description: str, **options: Any) ->
     app.include_router(_common(configured))
     if configured.api_key:
         app.add_middleware(BearerKey, key=configured.api_key)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Bounds)
     app.add_middleware(telemetry.RequestTelemetry, service=configured.service)
     return app
 
@@ -104,7 +105,7 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
-        ws_max_size=MAX_BODY_BYTES,  # of one message; a larger one is answered with close code 1009
+        **BOUNDS,
     )
 
 
