@@ -39,11 +39,12 @@ class BoundedHttp(H11Protocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _reading: type | None = None  # the part of a request that the deadline is for
-    _stalled: asyncio.TimerHandle | None = None
+    _unsent: "_Unsent"
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a first request."""
         super().connection_made(transport)
+        self._unsent = _Unsent(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -52,11 +53,9 @@ class BoundedHttp(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Wait for another request, or for what was sent to be taken."""
+        """Wait for another request."""
         super().on_response_complete()
         self._watch()
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self.loop.call_later(STALLED_S, self.transport.abort)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """Hand the connection over."""
@@ -66,20 +65,18 @@ class BoundedHttp(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more is waited for."""
         self._expect(None)
-        self.resume_writing()
+        self._unsent.forget()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """More was sent than the caller takes."""
+        """The caller has not taken all yet."""
         super().pause_writing()
-        self._stalled = self._stalled or self.loop.call_later(STALLED_S, self.transport.abort)
+        self._unsent.watch()
 
     def resume_writing(self) -> None:
-        """The caller has taken it."""
+        """The caller has taken all."""
         super().resume_writing()
-        if self._stalled:
-            self._stalled.cancel()
-            self._stalled = None
+        self._unsent.forget()
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn calls it while it handles h11's error, which knows when a head is too large."""
@@ -119,7 +116,12 @@ class BoundedHttp(H11Protocol):
 class BoundedWebSocket(WebSocketsSansIOProtocol):
     """WebSocket, by the library websockets, which bounds the size of a message."""
 
-    _stalled: asyncio.TimerHandle | None = None
+    _unsent: "_Unsent"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over."""
+        super().connection_made(transport)
+        self._unsent = _Unsent(self.transport)
 
     def data_received(self, data: bytes) -> None:
         """Read on; hang up on a handshake that websockets cannot read, which uvicorn would leave open."""
@@ -152,24 +154,21 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     def pause_writing(self) -> None:
-        """More was sent than the client takes: read no more, for pings alone would make it grow."""
+        """The client has not taken all yet: read no more, for answers to its pings would pile up."""
         super().pause_writing()
         self.transport.pause_reading()
-        self._stalled = self._stalled or self.loop.call_later(STALLED_S, self.transport.abort)
+        self._unsent.watch()
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
+        """The client has taken all."""
         super().resume_writing()
-        if self._stalled:
-            self._stalled.cancel()
-            self._stalled = None
+        self._unsent.forget()
         if not self.read_paused:
             self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing more is waited for."""
-        if self._stalled:
-            self._stalled.cancel()
+        self._unsent.forget()
         super().connection_lost(exc)
 
     def _fail(self, code: CloseCode, reason: str) -> None:
@@ -181,6 +180,32 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         """Nobody is there: what was sent will not be taken either."""
         super().keepalive_timeout()
         self.transport.abort()
+
+
+class _Unsent:
+    """What the other side has not taken: while that does not shrink for STALLED_S, it is given up."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(high=0)  # to be told of every byte that is left
+        self._transport = transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._size = 0
+
+    def watch(self) -> None:
+        """Something is left."""
+        self._size = self._transport.get_write_buffer_size()
+        self._timer = asyncio.get_running_loop().call_later(STALLED_S, self._check)
+
+    def forget(self) -> None:
+        """Nothing is left."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _check(self) -> None:
+        if self._transport.get_write_buffer_size() < self._size:
+            self.watch()
+        else:
+            self._transport.abort()
 
 
 def _refuse(transport: asyncio.Transport, problem: Problem) -> None:
