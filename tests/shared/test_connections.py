@@ -95,13 +95,21 @@ def read(caller: socket.socket) -> tuple[int, dict[str, Any]]:
     return status, json.loads(body)
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@pytest.fixture(scope="module")
+def _running() -> Iterator[Site]:
     site = Site()
     with serving(site.app()) as url:
         site.port = urlsplit(url).port or 0
         yield site
-        assert httpx.post(f"{url}/echo", content=b"still here").json() == 10
+
+
+@pytest.fixture
+def site(_running: Site) -> Iterator[Site]:
+    """It has seen nothing yet, and after the test it still answers."""
+    _running.bodies.clear()
+    _running.left = 0
+    yield _running
+    assert httpx.post(f"http://127.0.0.1:{_running.port}/echo", content=b"still here").json() == 10
 
 
 @pytest.fixture
