@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint audit bench-intents bench-intent-speed bench-generation bench-replies clean
+.PHONY: help install run test lint audit fuzz bench-intents bench-intent-speed bench-generation bench-replies clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -29,6 +29,9 @@ lint: $(VENV)/installed-dev ## Check style, format and types
 
 audit: $(VENV)/installed-dev ## Look for versions with known vulnerabilities in constraints.txt
 	@$(BIN)/python -m tools.audit
+
+fuzz: $(VENV)/installed-dev ## Try thousands of made-up requests; writes benchmarks/fuzz.md (ARGS="--examples 100" for fewer)
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; writes benchmarks/intent_speed.md
 	@$(BIN)/python -m benchmarks.intent_speed

@@ -104,7 +104,12 @@ async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[d
             )
             async with versions:
                 yield {
-                    "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
+                    "dialogue": State(
+                        chat=chat,
+                        memory=memory,
+                        feedback=FeedbackStore(redis, memory),
+                        sockets=asyncio.Semaphore(settings.sockets),
+                    ),
                     "readiness": partial(_readiness, slot, memory),
                     "slot": slot,
                     "versions": versions,

@@ -16,7 +16,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import metrics, problems, settings, telemetry, tracing
-from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit, OwnPages
+from shared.access import MAX_BODY_BYTES, BearerKey, Bounds, OwnPages
+from shared.connections import BOUNDS
 from shared.contracts import Info, Liveness, Readiness
 from shared.model_slot import ModelSlot
 from shared.problems import ForeignHost, ForeignOrigin, Unauthorized
@@ -52,7 +53,7 @@ def create_app(
     # The last is met first.
     if configured.api_key:
         app.add_middleware(BearerKey, key=configured.api_key, door=door.read_text("utf-8") if door else None)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Bounds)
     if origins:
         # Before the key is asked for, because browsers send none with the question whether they may ask.
         app.add_middleware(
@@ -147,7 +148,7 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
-        ws_max_size=MAX_BODY_BYTES,  # of one message; a larger one is answered with close code 1009
+        **BOUNDS,
     )
 
 
