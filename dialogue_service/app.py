@@ -18,6 +18,7 @@ from dialogue_service.api import feedback as feedback_api
 from dialogue_service.api import memory as memory_api
 from dialogue_service.api import socket as socket_api
 from dialogue_service.api import stream as stream_api
+from dialogue_service.api import training as training_api
 from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
 from dialogue_service.events import problem_of
@@ -27,10 +28,13 @@ from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.generation.upstream import UpstreamGenerator
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
+from dialogue_service.promotion.preparing import Preparation
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
 from shared import models_api, service
+from shared import training_api as shared_training_api
 from shared.contracts import Readiness
+from shared.jobs import Jobs
 from shared.model_slot import ModelSlot, Source
 from shared.registry import Registry
 from shared.versions import Versions
@@ -47,7 +51,8 @@ def create_app(settings: DialogueSettings) -> FastAPI:
         description="Talks, remembers, forgets, and keeps what people think of its replies.",
         lifespan=partial(_lifespan, settings),
     )
-    for part in (chat_api, stream_api, socket_api, memory_api, feedback_api, models_api):
+    own = (chat_api, stream_api, socket_api, memory_api, feedback_api, training_api)
+    for part in (*own, models_api, shared_training_api):
         app.include_router(part.router)
 
     @app.get("/", include_in_schema=False)
@@ -63,15 +68,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
-    load = partial(
-        LocalGenerator,
-        context_tokens=settings.context_tokens,
-        reply_tokens=settings.reply_tokens,
-        candidates=settings.candidates,
-        dtype=settings.dtype,
-        queue=settings.queue,
-        cache_mb=settings.cache_mb,
-    )
+    load = partial(LocalGenerator, **settings.generation())
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
         memory_store.connect(settings.redis_url) as redis,
@@ -93,9 +90,16 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
             )
-            async with versions:
+            feedback = FeedbackStore(redis, memory)
+            async with versions, Jobs(settings.registry, "dialogue_service.promotion", versions) as jobs:
                 yield {
-                    "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
+                    "dialogue": State(
+                        chat=chat,
+                        memory=memory,
+                        feedback=feedback,
+                        prepare=Preparation(feedback, versions, settings),
+                    ),
+                    "jobs": jobs,
                     "readiness": partial(_readiness, slot, memory),
                     "versions": versions,
                 }

@@ -168,6 +168,11 @@ class DialogueSettings(ServiceSettings):
             raise ValueError("the server at DIALOGUE_GENERATOR_URL must be told a model")
         return value
 
+    def generation(self) -> dict[str, Any]:
+        """How a model of this machine makes replies: the options of a LocalGenerator."""
+        options = ("context_tokens", "reply_tokens", "candidates", "dtype", "queue", "cache_mb")
+        return {option: getattr(self, option) for option in options}
+
     def limits(self) -> dict[str, Any]:
         """The bounds a caller meets."""
         return {

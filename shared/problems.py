@@ -10,6 +10,8 @@
      ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
      ├─ SwapInProgress       409  another model is on its way into service
      ├─ NothingToRollBack    409  no version was active before this one
+     ├─ TrainingRunning      409  one job at a time
+     ├─ TooLittleFeedback    409  nothing can be learned, or measured, from so few votes
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
      ├─ KeyReused            422  this Idempotency-Key belongs to another body
@@ -19,9 +21,11 @@
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
      ├─ UpstreamFailed       502  the model server gave no usable answer
+     ├─ FeedbackUnavailable  502  the other service gave no feedback to learn from
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
+     ├─ TrainingUnavailable  503  this installation cannot train
      ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
@@ -173,6 +177,20 @@ class NothingToRollBack(Problem):
     advice = "GET /models lists the versions; activate the one you want."
 
 
+class TrainingRunning(Problem):
+    """One job at a time."""
+
+    slug, title, status = "training-running", "A training job is running", 409
+    advice = "Wait until GET /training shows that it has ended, or DELETE it."
+
+
+class TooLittleFeedback(Problem):
+    """Nothing can be learned, or measured, from so few votes; the detail says how many are missing."""
+
+    slug, title, status = "too-little-feedback", "There is too little feedback to learn from", 409
+    advice = "Give more feedback with POST /feedback, then send this again."
+
+
 class ContentTooLarge(Problem):
     """A body, or a text in it, is too long."""
 
@@ -235,6 +253,13 @@ class UpstreamFailed(Problem):
     advice = "Nothing was stored. Send it again; the log of the model server may say more."
 
 
+class FeedbackUnavailable(Problem):
+    """The other service gave no feedback to learn from; the detail says what to check."""
+
+    slug, title, status = "feedback-unavailable", "The feedback cannot be fetched", 502
+    advice = "Check that the dialogue service runs where INTENT_FEEDBACK_URL says."
+
+
 class ModelNotReady(Problem):
     """No model can answer yet."""
 
@@ -254,6 +279,13 @@ class MemoryUnavailable(Problem):
 
     slug, title, status = "memory-unavailable", "The memory cannot be reached", 503
     advice = "Redis does not answer: check that it runs and that REDIS_URL is right, then send it again."
+
+
+class TrainingUnavailable(Problem):
+    """This installation cannot train; the detail says why."""
+
+    slug, title, status = "training-unavailable", "Training is not possible here", 503
+    advice = "Install what training needs with: pip install -c constraints.txt -e '.[train]'"
 
 
 class UpstreamUnavailable(Problem):

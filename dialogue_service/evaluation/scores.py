@@ -1,0 +1,121 @@
+"""What is measured of one model: held-out votes, small talk as it should go, and what it says itself."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dialogue_service.evaluation import small_talk
+from dialogue_service.generation.local import LocalGenerator
+from dialogue_service.training import model as models
+from dialogue_service.training.data import Dialogue, Thumb
+from dialogue_service.training.rows import IGNORED, encode
+from dialogue_service.training.thumbs import encode_thumb, mean_log_probabilities
+from shared.problems import EmptyReply
+
+_SEED = 20270114
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What no model has learned from: approved replies with what was said before, and thumbs."""
+
+    approved: Sequence[Dialogue]
+    thumbs: Sequence[Thumb]
+    max_length: int
+    """Tokens that are read of a conversation."""
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Of some replies: the mean log probability of a token (nats) and how many tokens there are."""
+
+    means: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def perplexity(self) -> float:
+        """Of a token."""
+        total = sum(mean * count for mean, count in zip(self.means, self.tokens, strict=True))
+        return math.exp(min(100.0, -total / max(1, sum(self.tokens))))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured; `replies` are those of each conversation of `small_talk`."""
+
+    approved: Likelihoods
+    small_talk: Likelihoods
+    up: tuple[float, ...]
+    down: tuple[float, ...]
+    """Mean log probabilities of replies with thumbs up, and down."""
+    replies: tuple[tuple[str, ...], ...]
+
+    @property
+    def all_replies(self) -> list[str]:
+        """Of all conversations."""
+        return [reply for own in self.replies for reply in own]
+
+
+def measure(folder: Path, held_out: HeldOut, generation: dict[str, Any], progress: Progress) -> Scores:
+    """Measure the model in `folder`. `generation` are the options of a LocalGenerator.
+
+    Its replies are made as the service makes them. Raises ModelError and ModelUnavailable.
+    """
+    model, tokenizer = models.load(str(folder))
+    length = held_out.max_length
+    approved = _likelihoods(model, tokenizer, held_out.approved, length)
+    proper = [
+        Dialogue(turns, tuple(place % 2 == 1 for place in range(len(turns))))
+        for turns in small_talk.conversations()
+    ]
+    expected = _likelihoods(model, tokenizer, proper, length)
+    encoded = [(encode_thumb(thumb, tokenizer, length), thumb.up) for thumb in held_out.thumbs]
+    rows = [(row, up) for row, up in encoded if row is not None]
+    means = mean_log_probabilities(model, [row for row, _ in rows])
+    del model
+    room = {"queue": len(small_talk.conversations())}
+    return Scores(
+        approved=approved,
+        small_talk=expected,
+        up=tuple(mean for mean, (_, up) in zip(means, rows, strict=True) if up),
+        down=tuple(mean for mean, (_, up) in zip(means, rows, strict=True) if not up),
+        replies=asyncio.run(_talk(LocalGenerator(folder, **generation | room), progress)),
+    )
+
+
+def _likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue], max_length: int
+) -> Likelihoods:
+    rows = [row for talk in dialogues if (row := encode(talk, tokenizer, max_length)) is not None]
+    counts = [sum(label != IGNORED for label in row.labels) for row in rows]
+    return Likelihoods(tuple(mean_log_probabilities(model, rows)), tuple(counts))
+
+
+async def _talk(generator: LocalGenerator, progress: Progress) -> tuple[tuple[str, ...], ...]:
+    """All conversations at once; the person's lines are fixed, the model reads what it said itself."""
+    total = sum(len(turns) // 2 for turns in small_talk.conversations())
+    done = 0
+
+    async def converse(number: int, lines: Sequence[str]) -> tuple[str, ...]:
+        nonlocal done
+        turns: list[str] = []
+        for place, line in enumerate(lines):
+            turns.append(line)
+            try:
+                reply = await generator.reply(turns, seed=_SEED + 100 * number + place)
+            except EmptyReply:
+                reply = ""
+            turns.append(reply)
+            done += 1
+            progress(done, total)
+        return tuple(turns[1::2])
+
+    talks = [converse(number, turns[::2]) for number, turns in enumerate(small_talk.conversations())]
+    return tuple(await asyncio.gather(*talks))
