@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from shared.contracts import Activate, TrainingJob
 from shared.problems import NotFound, Problem, SwapInProgress, TrainingRunning, TrainingUnavailable
-from shared.registry import Registry, make_folder
+from shared.registry import Registry, make_private
 from shared.settings import REPOSITORY
 from shared.versions import Versions
 
@@ -98,7 +98,7 @@ class Jobs:
         self._running, self._cancelled = job.id, False  # before anything is waited for: one at a time
         folder = self._folder / job.id
         try:
-            await asyncio.to_thread(make_folder, folder)
+            await asyncio.to_thread(make_private, folder)
             await prepare(folder, job.id)
             await asyncio.to_thread(self._write, job)
         except BaseException as error:

@@ -285,7 +285,7 @@ class TrainingUnavailable(Problem):
     """This installation cannot train; the detail says why."""
 
     slug, title, status = "training-unavailable", "Training is not possible here", 503
-    advice = "Install what training needs with: pip install -c constraints.txt -e '.[train]'"
+    advice = "See that the registry's folder can be written; a model that runs elsewhere is trained there."
 
 
 class UpstreamUnavailable(Problem):

@@ -106,10 +106,10 @@ def strips(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]], axis: s
 
 
 def _key(before: str, after: str) -> str:
+    old, new = escape(before), escape(after)
     return (
-        f'<p class="soft"><span class="key old" style="margin-left:0"></span>{escape(before)}, in service'
-        f'<span class="key new"></span>{escape(after)}, the candidate; the mark is where the rule draws its line'
-        "</p>"
+        f'<p class="soft"><span class="key old" style="margin-left:0"></span>{old}, in service'
+        f'<span class="key new"></span>{new}, the candidate; the mark is where the rule draws its line</p>'
     )
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,6 +102,13 @@ def _api_key(key: str | None) -> str | None:
         raise ValueError("it may hold ASCII letters, digits and signs only, and no spaces")
     return key or None
 
+
+def _http_url(value: str) -> str:
+    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_url)]
+"""Where another service answers, without a slash at its end."""
 
 BearerToken = Annotated[str | None, AfterValidator(_api_key)]
 """A secret; an empty one is none."""

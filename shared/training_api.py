@@ -1,6 +1,6 @@
 """GET /training, GET and DELETE /training/{id}: the same in both services, each has its own POST."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -11,6 +11,7 @@ from shared.problems import (
     InvalidBody,
     MalformedBody,
     NotFound,
+    Problem,
     TooLittleFeedback,
     TrainingRunning,
     TrainingUnavailable,
@@ -30,7 +31,7 @@ def _jobs(request: Request) -> Jobs:
 
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 
-STARTING = responses(
+STARTING: tuple[type[Problem], ...] = (
     MalformedBody,
     Unauthorized,
     TrainingRunning,
@@ -39,7 +40,11 @@ STARTING = responses(
     InvalidBody,
     TrainingUnavailable,
 )
-"""What a POST may answer besides its job."""
+"""The problems that a POST may answer with in either service."""
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": {"Location": {"description": "The job.", "schema": {"type": "string"}}}}
+}
 
 
 def accepted(job: TrainingJob, response: Response) -> TrainingJob:

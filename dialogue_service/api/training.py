@@ -8,7 +8,7 @@ from dialogue_service.api.state import PreparationDep
 from dialogue_service.contracts import TrainingRequest
 from shared.contracts import TrainingJob
 from shared.problems import MemoryUnavailable, ModelNotReady, responses
-from shared.training_api import PREFIX, STARTING, JobsDep, accepted
+from shared.training_api import ACCEPTED, PREFIX, STARTING, JobsDep, accepted
 
 router = APIRouter(prefix=PREFIX, tags=["training"])
 
@@ -17,7 +17,7 @@ router = APIRouter(prefix=PREFIX, tags=["training"])
     "",
     summary="Learn from the feedback",
     status_code=202,
-    responses=STARTING | responses(MemoryUnavailable, ModelNotReady),
+    responses=ACCEPTED | responses(*STARTING, MemoryUnavailable, ModelNotReady),
 )
 async def start(
     body: TrainingRequest, jobs: JobsDep, prepare: PreparationDep, response: Response

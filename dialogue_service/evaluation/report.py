@@ -5,6 +5,16 @@ from dialogue_service.evaluation.scores import Scores
 from shared import report
 from shared.gate import Verdict
 
+_AXIS = "mean log probability of a token, nats"
+_INTRO = (
+    "Both models were measured on the same votes, which neither has learned from, and were asked the same "
+    "small talk, in which each reads its own replies. Replies are made as in service, with the same seeds."
+)
+_THUMBS = (
+    '<p class="soft">Each dot is a held-out reply: above the line those with thumbs up, below it those with '
+    "thumbs down. The further right the upper ones lie of the lower ones, the better a model agrees.</p>"
+)
+
 
 def page(name: str, verdict: Verdict, before: Scores, after: Scores) -> str:
     """As HTML."""
@@ -25,14 +35,3 @@ def page(name: str, verdict: Verdict, before: Scores, after: Scores) -> str:
 
 def _shown(reply: str) -> str:
     return reply or "(no words)"
-
-
-_AXIS = "mean log probability of a token, nats"
-_INTRO = (
-    "Both models were measured on the same votes, which neither has learned from, and were asked the same small "
-    "talk, in which each reads its own replies. Replies are made as in service, with the same seeds."
-)
-_THUMBS = (
-    '<p class="soft">Each dot is a held-out reply: above the line those with thumbs up, below it those with '
-    "thumbs down. The further right the upper ones lie of the lower ones, the better a model agrees.</p>"
-)

@@ -64,12 +64,12 @@ def _plan(given: argparse.Namespace, settings: DialogueSettings) -> Plan:
 
     from shared import hub
     from shared.hub import ModelUnavailable
-    from shared.registry import CONFIGURED, Registry, make_folder
+    from shared.registry import CONFIGURED, Registry, make_private
 
     registry = Registry(settings.registry)
     try:
         active = registry.pointer().active
-        make_folder(settings.registry)
+        make_private(settings.registry)
         if given.model or active == CONFIGURED:
             model = given.model or settings.model or settings.standin
             base, against = hub.fetch(model, lambda _: None, threading.Event(), settings.revision), model
