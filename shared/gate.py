@@ -18,7 +18,8 @@ class Measure:
     """One measure of both models.
 
     An `aim` must become better by more than `bound`; of all others `bound` is the most by which they may
-    become worse (None: shown only). `condition` says that in words, `said` what is measured.
+    become worse (None: shown only). `condition` says that in words, as in "perplexity is at most 3 % higher";
+    `said` is what is measured.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Measure:
         return self.gain > self.bound if self.aim else self.gain >= -self.bound
 
     def __str__(self) -> str:
-        return f"{self.name} {self.before:.4g} -> {self.after:.4g}"
+        return f"{self.name} {self.before:.4g} → {self.after:.4g}"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Verdict:
     @property
     def rule(self) -> str:
         """The rule in one sentence."""
-        aims = [m.condition for m in self.measures if m.aim and m.bound is not None]
-        others = [m.condition for m in self.measures if not m.aim and m.bound is not None]
+        said = [(m.aim, f"{m.name} is {m.condition}") for m in self.measures if m.bound is not None]
+        aims, others = ([text for aim, text in said if aim is kind] for kind in (True, False))
         return f"Promoted if {' and '.join(aims)}, and {', '.join(others)}."
 
     @property
@@ -71,7 +72,7 @@ class Verdict:
         if self.promoted:
             aims = "; ".join(str(m) for m in self.measures if m.aim)
             return f"Promoted: {aims}, and nothing else is worse than tolerated."
-        missed = "; ".join(f"{m}, but: {m.condition}" for m in self.measures if not m.holds)
+        missed = "; ".join(f"{m} (it must be {m.condition})" for m in self.measures if not m.holds)
         return f"Not promoted: {missed}."
 
     def recorded(self) -> dict[str, JsonValue]:

@@ -194,7 +194,7 @@ class Jobs:
     def _new_id(self) -> str:
         """The time; jobs of the same second are numbered."""
         now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        names = (now, *(f"{now}-{number}" for number in itertools.count(2)))
+        names = itertools.chain([now], (f"{now}-{number}" for number in itertools.count(2)))
         return next(name for name in names if name not in self._jobs and name not in self._registry)
 
     def _recover(self) -> dict[str, TrainingJob]:

@@ -25,6 +25,7 @@ p { margin: .4rem 0; max-width: 50rem; }
 table { border-collapse: collapse; width: 100%; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .85rem; }
 th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { white-space: nowrap; } td:first-child { min-width: 9rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.yes { color: var(--good); } td.no { color: var(--bad); }
 tbody.group { border-top: 2px solid var(--line); }

@@ -41,9 +41,9 @@ def _votes(before: Scores, after: Scores, method: str) -> list[Measure]:
             after=new,
             better="lower",
             aim=not kto,
-            condition="perplexity of approved replies at most 5 % higher, noise aside"
+            condition=f"at most 5 % and {Z} standard errors higher"
             if kto
-            else f"approved replies are more probable by more than {Z} standard errors",
+            else f"lower by over {Z} standard errors",
             bound=old * (math.exp(noise) * 1.05 - 1) if kto else old * (1 - math.exp(-noise)),
         )
     ]
@@ -56,9 +56,9 @@ def _votes(before: Scores, after: Scores, method: str) -> list[Measure]:
                 after=agreement(after.up, after.down),
                 better="higher",
                 aim=kto,
-                condition=f"agreement with thumbs is higher by more than {Z} standard errors"
+                condition=f"higher by over {Z} standard errors"
                 if kto
-                else f"agreement with thumbs not lower by more than {Z} standard errors",
+                else f"at most {Z} standard errors lower",
                 bound=Z * _error_of_agreement(before, after),
             )
         )
@@ -75,7 +75,7 @@ def _small_talk(before: Scores, after: Scores) -> list[Measure]:
             before=old,
             after=new,
             better="lower",
-            condition="perplexity of small talk at most 3 % higher",
+            condition="at most 3 % higher",
             bound=0.03 * old,
         )
     ]
@@ -88,7 +88,7 @@ def _small_talk(before: Scores, after: Scores) -> list[Measure]:
                 before=old,
                 after=new,
                 better="higher",
-                condition=f"distinct-{length} at most 20 % lower",
+                condition="at most 20 % lower",
                 bound=0.2 * old,
             )
         )
@@ -103,7 +103,7 @@ def _small_talk(before: Scores, after: Scores) -> list[Measure]:
                 before=rate(before),
                 after=rate(after),
                 better="lower",
-                condition=f"{name} at most {most} higher",
+                condition=f"at most {most} higher",
                 bound=most,
             )
         )

@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dialogue_service.evaluation import small_talk
 from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.training import model as models
 from dialogue_service.training.data import Dialogue, Thumb
-from dialogue_service.training.rows import IGNORED, encode
+from dialogue_service.training.rows import IGNORED, Row, collate, encode
 from dialogue_service.training.thumbs import encode_thumb, mean_log_probabilities
 from shared.problems import EmptyReply
 
 _SEED = 20270114
+_BATCH = 8
+_TEMPERATURES = [0.6 * 1.12**step for step in range(15)]  # to 2.9
 
 Progress = Callable[[int, int], None]
 
@@ -34,7 +39,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """Of some replies: the mean log probability of a token (nats) and how many tokens there are."""
+    """Of some replies: the mean log probability of a token (nats) and how many tokens there are.
+
+    After temperature scaling (Guo et al. 2017, arXiv:1706.04599): how sure of itself a model is does not
+    count, for the service samples at a temperature of its own. What is learned from a model's own replies
+    makes it surer, which alone would look like progress on those and like forgetting on all others.
+    """
 
     means: tuple[float, ...]
     tokens: tuple[int, ...]
@@ -93,9 +103,30 @@ def measure(folder: Path, held_out: HeldOut, generation: dict[str, Any], progres
 def _likelihoods(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue], max_length: int
 ) -> Likelihoods:
+    """At the one temperature of which the replies are most probable in all."""
     rows = [row for talk in dialogues if (row := encode(talk, tokenizer, max_length)) is not None]
-    counts = [sum(label != IGNORED for label in row.labels) for row in rows]
-    return Likelihoods(tuple(mean_log_probabilities(model, rows)), tuple(counts))
+    sums = torch.cat(
+        [_log_probabilities(model, rows[at : at + _BATCH]) for at in range(0, len(rows), _BATCH)]
+    )
+    counts = tuple(sum(label != IGNORED for label in row.labels) for row in rows)
+    best = sums[:, int(sums.sum(dim=0).argmax())] / torch.tensor(counts)
+    return Likelihoods(tuple(best.tolist()), counts)
+
+
+@torch.no_grad()
+def _log_probabilities(model: PreTrainedModel, rows: Sequence[Row]) -> Tensor:
+    """(rows, temperatures): the summed log probability of what each row's model should have said."""
+    model.train(False)
+    batch = {name: tensor.to(model.device) for name, tensor in collate(rows, pad_id=0).items()}
+    labels = batch.pop("labels")[:, 1:]
+    learned = labels != IGNORED
+    logits = model(**batch).logits[:, :-1][learned].float()
+    owner = torch.arange(len(rows), device=labels.device)[:, None].expand_as(labels)[learned]
+    sums = torch.zeros(len(rows), len(_TEMPERATURES))
+    for index, temperature in enumerate(_TEMPERATURES):
+        chosen = -functional.cross_entropy(logits / temperature, labels[learned], reduction="none")
+        sums[:, index].index_add_(0, owner.cpu(), chosen.cpu())
+    return sums
 
 
 async def _talk(generator: LocalGenerator, progress: Progress) -> tuple[tuple[str, ...], ...]:

@@ -69,7 +69,7 @@ def verdict(material: Material, before: Answers, after: Answers, against: str) -
             after=_share(corrected[1]),
             better="higher",
             aim=True,
-            condition=f"more corrections are answered right by over {Z} standard errors",
+            condition=f"higher by over {Z} standard errors",
             bound=Z * _error(*corrected),
         )
     ]
@@ -81,7 +81,7 @@ def verdict(material: Material, before: Answers, after: Answers, against: str) -
                 before=_share(_right(examples, before.catalogue)),
                 after=_share(_right(examples, after.catalogue)),
                 better="higher",
-                condition="of the catalogue's examples at most 0.03 fewer",
+                condition="at most 0.03 lower",
                 bound=0.03,
             )
         )
@@ -92,7 +92,7 @@ def verdict(material: Material, before: Answers, after: Answers, against: str) -
             before=_share([label is None for label in before.strange]),
             after=_share([label is None for label in after.strange]),
             better="higher",
-            condition="of messages out of scope at most 0.05 fewer are refused",
+            condition="at most 0.05 lower",
             bound=0.05,
         )
     )
