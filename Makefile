@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation bench-replies clean
+.PHONY: help install run train test lint bench-intents bench-intent-speed bench-generation bench-replies clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -18,6 +18,9 @@ install: $(VENV)/installed ## Install what running needs into .venv
 
 run: $(VENV)/installed ## Install what is missing, then start everything; Ctrl-C stops it
 	@exec $(BIN)/python -m launcher
+
+train: $(VENV)/installed ## Train the model in service on the votes it got (ARGS="--help" lists the options)
+	@exec $(BIN)/python -m dialogue_service.training $(ARGS)
 
 test: $(VENV)/installed-dev ## Install what the tests need, then run them (ARGS="-k memory" to choose)
 	@exec $(BIN)/python -m pytest $(ARGS)
@@ -47,13 +50,13 @@ clean: ## Remove .venv and the tools' caches, never the memory in .data
 # The stamps are made last: an install that was interrupted is done again, one that is older than the pins too.
 $(VENV)/installed: $(PINS)
 	@$(call prepare)
-	@echo "Installing the other packages (about 150 MB, a minute or so)"
+	@echo "Installing the other packages (about 220 MB, a minute or so)"
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/installed-dev: $(PINS)
 	@$(call prepare)
-	@echo "Installing the other packages and the tests' tools (about 250 MB, a minute or so)"
+	@echo "Installing the other packages and the tests' tools (about 320 MB, a minute or so)"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/installed $@
 
