@@ -40,7 +40,7 @@ def make(plan: Plan, work: Path, say: Report) -> dict[str, Any]:
             for path in folder.iterdir():
                 shutil.move(path, version / path.name)
     except (DataError, ModelError, ModelUnavailable, SettingsError, VersionFault) as error:
-        raise Fault(str(error)) from error
+        raise Fault(str(error).replace(str(folder), "the new model")) from error
     return {
         "version": plan.name,
         "scores": recorded["measures"],
