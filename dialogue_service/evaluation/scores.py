@@ -15,26 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dialogue_service.evaluation import small_talk
 from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.training import model as models
-from dialogue_service.training.data import Dialogue, Thumb
+from dialogue_service.training.corpus import Corpus
+from dialogue_service.training.data import Dialogue
 from dialogue_service.training.rows import IGNORED, Row, collate, encode
 from dialogue_service.training.thumbs import encode_thumb, mean_log_probabilities
 from shared.problems import EmptyReply
 
 _SEED = 20270114
 _BATCH = 8
+_LONGEST = 256  # tokens that are read of a conversation
 _TEMPERATURES = [0.6 * 1.12**step for step in range(15)]  # to 2.9
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What no model has learned from: approved replies with what was said before, and thumbs."""
-
-    approved: Sequence[Dialogue]
-    thumbs: Sequence[Thumb]
-    max_length: int
-    """Tokens that are read of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +65,22 @@ class Scores:
         return [reply for own in self.replies for reply in own]
 
 
-def measure(folder: Path, held_out: HeldOut, generation: dict[str, Any], progress: Progress) -> Scores:
-    """Measure the model in `folder`. `generation` are the options of a LocalGenerator.
+def measure(folder: Path, corpus: Corpus, generation: dict[str, Any], progress: Progress) -> Scores:
+    """Measure the model in `folder` on the held-out part of `corpus`, and on small talk.
+
+    `generation` are the options of a LocalGenerator.
 
     Its replies are made as the service makes them. Raises ModelError and ModelUnavailable.
     """
     model, tokenizer = models.load(str(folder))
-    length = held_out.max_length
-    approved = _likelihoods(model, tokenizer, held_out.approved, length)
+    length = min(_LONGEST, getattr(model.config, "max_position_embeddings", None) or _LONGEST)
+    approved = _likelihoods(model, tokenizer, corpus.held_out, length)
     proper = [
         Dialogue(turns, tuple(place % 2 == 1 for place in range(len(turns))))
         for turns in small_talk.conversations()
     ]
     expected = _likelihoods(model, tokenizer, proper, length)
-    encoded = [(encode_thumb(thumb, tokenizer, length), thumb.up) for thumb in held_out.thumbs]
+    encoded = [(encode_thumb(thumb, tokenizer, length), thumb.up) for thumb in corpus.held_out_thumbs]
     rows = [(row, up) for row, up in encoded if row is not None]
     means = mean_log_probabilities(model, [row for row, _ in rows])
     del model
