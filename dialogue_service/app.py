@@ -19,6 +19,7 @@ from dialogue_service.api import feedback as feedback_api
 from dialogue_service.api import memory as memory_api
 from dialogue_service.api import socket as socket_api
 from dialogue_service.api import stream as stream_api
+from dialogue_service.api import training as training_api
 from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
 from dialogue_service.events import problem_of
@@ -28,11 +29,14 @@ from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.generation.upstream import UpstreamGenerator
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
+from dialogue_service.promotion.preparing import Preparation
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
 from shared import models_api, service, tracing
+from shared import training_api as shared_training_api
 from shared.access import PAGE_POLICY
 from shared.contracts import Readiness
+from shared.jobs import Jobs
 from shared.model_slot import ModelSlot, Source
 from shared.registry import Registry
 from shared.versions import Versions
@@ -50,7 +54,8 @@ def create_app(settings: DialogueSettings) -> FastAPI:
         door=_WEB / "key.html",
         lifespan=partial(_lifespan, settings),
     )
-    for part in (chat_api, stream_api, socket_api, memory_api, feedback_api, models_api):
+    own = (chat_api, stream_api, socket_api, memory_api, feedback_api, training_api)
+    for part in (*own, models_api, shared_training_api):
         app.include_router(part.router)
 
     @app.get("/", include_in_schema=False)
@@ -67,15 +72,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     provider: TracerProvider = app.state.tracer_provider
-    load = partial(
-        LocalGenerator,
-        context_tokens=settings.context_tokens,
-        reply_tokens=settings.reply_tokens,
-        candidates=settings.candidates,
-        dtype=settings.dtype,
-        queue=settings.queue,
-        cache_mb=settings.cache_mb,
-    )
+    load = partial(LocalGenerator, **settings.generation())
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
         memory_store.connect(settings.redis_url) as redis,
@@ -102,14 +99,17 @@ async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[d
                 deadline_s=settings.deadline,
                 tracer=provider.get_tracer("parley"),
             )
-            async with versions:
+            feedback = FeedbackStore(redis, memory)
+            async with versions, Jobs(settings.registry, "dialogue_service.promotion", versions) as jobs:
                 yield {
                     "dialogue": State(
                         chat=chat,
                         memory=memory,
-                        feedback=FeedbackStore(redis, memory),
+                        feedback=feedback,
                         sockets=asyncio.Semaphore(settings.sockets),
+                        prepare=Preparation(feedback, versions, settings),
                     ),
+                    "jobs": jobs,
                     "readiness": partial(_readiness, slot, memory),
                     "slot": slot,
                     "versions": versions,
