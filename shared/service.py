@@ -1,5 +1,6 @@
 """How every service is put together and served: the same walls, errors, health, metrics and log lines."""
 
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -91,6 +92,8 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         sys.exit(_refuse(fault))
     assert isinstance(configured, ServiceSettings)  # noqa: S101  # narrows the type
     telemetry.configure_logging(configured.log_format)
+    # Uvicorn ends all requests and then raises the signal again, which would make this a violent death.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if configured.host not in _LOOPBACK and not configured.api_key:
         telemetry.logger.warning(
             "%s listens on %s, open to everyone who can reach this machine: set API_KEY to require a key",

@@ -9,7 +9,8 @@ from starlette.requests import HTTPConnection
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatRequest, Key
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import IdempotencyKey, Memory
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory
 from shared.problems import (
     ContentTooLarge,
     InvalidBody,
