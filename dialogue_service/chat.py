@@ -184,6 +184,8 @@ async def _finish(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        # Nobody is left to hear of a failure; and another cancellation must not reach the work either.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({task})
         raise
 

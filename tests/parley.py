@@ -20,9 +20,10 @@ _READY_S = 120.0
 class Parley:
     """One launcher and all that it starts. A context manager that leaves nothing behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self._folder = folder
-        self._settings = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        usual = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self._settings = usual | settings
         self.urls = {}
         for service in ("dialogue", "intent"):
             port = free_port()
@@ -67,6 +68,10 @@ class Parley:
         children = psutil.Process(self.launcher.pid).children(recursive=True)
         (found,) = [process for process in children if name in " ".join(process.cmdline())]
         return found
+
+    def redis_socket(self) -> str:
+        """The path of the memory's unix socket."""
+        return next(c.laddr for c in self.child("valkey").net_connections("unix") if c.laddr)
 
     def kill(self, name: str) -> None:
         """kill -9 one process, or all by the "launcher"; returns once everything answers again."""

@@ -1,5 +1,6 @@
 """Turns from message to stored exchange: a real service, a real model, a real Redis."""
 
+import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -286,3 +287,24 @@ def test_without_any_model_it_says_why_and_when_to_come_back(start: Start, tmp_p
     assert "holds no .safetensors" in answer.json()["detail"]
     assert answer.headers["Retry-After"]
     assert messages(client) == []
+
+
+def test_a_refused_key_whose_caller_hangs_up_is_no_unhandled_error(
+    client: httpx.Client, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    key = {"Idempotency-Key": "k"}
+    with Redis.from_url(redis_url) as redis, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(chat, client, "Hi", **key)
+        assert talker.began.wait(5)
+        redis.execute_command("CLIENT PAUSE 30000 WRITE")
+        with calling(client, "/chat", {"message": "Hi"}, **key):
+            wait_until(lambda: redis.info("clients")["blocked_clients"])
+        time.sleep(0.2)  # until the hang-up is noticed
+        redis.execute_command("CLIENT UNPAUSE")
+        wait_until(lambda: logged(caplog, "/chat") == [("POST", 499)])
+        talker.go.set()
+        assert running.result().status_code == 200
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
