@@ -19,7 +19,7 @@ from shared.problems import DeadlineExceeded
 from shared.telemetry import INFERENCE
 
 FIXED_REPLY_MODEL = "catalog"
-_RECALLED_EXCHANGES = 32
+RECALLED_EXCHANGES = 32
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Chat:
         async with self.turns.take(ticket, self.deadline_s):
             taken = time.perf_counter()
             async with _until(ends):
-                recalled = await self.memory.recall(request.conversation, _RECALLED_EXCHANGES)
+                recalled = await self.memory.recall(request.conversation, RECALLED_EXCHANGES)
                 read = time.perf_counter()
                 answer = await self._answer(request, recalled, listener)
             turn = Turn(

@@ -17,6 +17,16 @@ def wait(seconds: float, message: str) -> str:
     return f"wait {seconds} {message}"
 
 
+def settings(url: str) -> dict[str, str]:
+    """The environment of a dialogue service that asks this server, with all that it recalls."""
+    return {
+        "DIALOGUE_GENERATOR_URL": url,
+        "DIALOGUE_MODEL": "echo",
+        "DIALOGUE_STANDIN": "",
+        "DIALOGUE_CONTEXT_TOKENS": "100000",
+    }
+
+
 @contextmanager
 def serving() -> Iterator[str]:
     """Serve OpenAI's interface; yields the base URL."""

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.torture import echo
+from dialogue_service.chat import RECALLED_EXCHANGES
 from dialogue_service.contracts import Exchange
 
 
@@ -75,9 +77,9 @@ def _conversation(said: list[Said], stored: list[dict[str, Any]]) -> Iterable[st
     ids = [tuple(map(int, exchange["id"].split("-"))) for exchange in stored]
     if ids != sorted(set(ids)):
         yield "ids are not in order"
-    for exchange in stored:
+    for number, exchange in enumerate(stored):
         if exchange["message"] in known:
-            yield from _exchange(known[exchange["message"]], exchange)
+            yield from _exchange(known[exchange["message"]], exchange, number)
     yield from _order([each for each in said if each.message in place], place)
 
 
@@ -91,10 +93,12 @@ def _order(there: list[Said], place: dict[str, int]) -> Iterable[str]:
             yield f"{each.message!r} stands before what was over when it was said"
 
 
-def _exchange(said: Said, stored: dict[str, Any]) -> Iterable[str]:
+def _exchange(said: Said, stored: dict[str, Any], number: int) -> Iterable[str]:
+    """`number`: how many exchanges stand before it. Each must have been known when the reply was made."""
     whole = Exchange.model_validate(stored)
-    if not whole.reply.endswith(f"you say: {said.message}"):
-        yield f"{said.message!r} has the reply {whole.reply!r}"
+    recalled = min(number, RECALLED_EXCHANGES + number % RECALLED_EXCHANGES)
+    if whole.reply != (expected := echo.reply_to(said.message, 2 * recalled)):
+        yield f"{said.message!r} has the reply {whole.reply!r}, not {expected!r}"
     if said.answer and {name: stored[name] for name in said.answer} != said.answer:
         yield f"{said.message!r} is not stored as it was answered: {json.dumps(stored)}"
     comment = whole.feedback.comment if whole.feedback else None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.torture import crash
+from benchmarks.torture import crash, echo
 from benchmarks.torture.ledger import Ledger, Said
 
 
@@ -16,12 +16,12 @@ def test_what_was_acknowledged_survives_kill_9_whole_once_and_in_order(tmp_path:
     assert missed == ["Rounds of kill -9: at least 50 rounds"]
 
 
-def stored(message: str, number: int, reply: str | None = None) -> dict[str, object]:
+def stored(message: str, number: int, reply: str = "") -> dict[str, object]:
     return {
         "id": f"{number}-1",
         "conversation": "c",
         "message": message,
-        "reply": f"After 0 turns you say: {message}" if reply is None else reply,
+        "reply": reply or echo.reply_to(message, 2 * (number - 1)),
         "intent": None,
         "model": "m",
         "degraded": ["intent"],
@@ -50,6 +50,7 @@ A, B = stored("a", 1), stored("b", 2)
         ([stored("a", 3), B], "not stored as it was answered"),
         ([stored("a", 1, "half"), B], "'a' has the reply 'half'"),
         ([stored("b", 1), stored("a", 2)], "stands before what was over when it was said"),
+        ([A, stored("b", 2, echo.reply_to("b", 0))], "'b' has the reply 'After 0 turns"),
         ([A | {"feedback": {"id": "1-1", "rating": "positive", "at": "2026-11-25T00:00:00Z"}}, B], None),
     ],
 )
