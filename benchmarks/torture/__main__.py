@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,10 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import, here and by what is started
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks.sections import Results, Section
-from benchmarks.torture import crash, report
+from benchmarks.torture import crash, faults, report
 from shared.settings import REPOSITORY
 
 TABLE = Path(__file__).parents[1] / "reliability.md"
@@ -21,12 +22,14 @@ WORK = REPOSITORY / "build" / "torture"
 Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "crash": lambda asked, say: crash.rounds(asked.rounds, say),
+    "network": lambda asked, say: faults.network(say, asked.repeat),
 }
 
 
 def main() -> int:
     """Returns the exit status: 1 when a target was missed."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that whatever was started is stopped
     WORK.mkdir(parents=True, exist_ok=True)
     results = Results(WORK / "results.json")
     console = Console(stderr=True)
@@ -35,7 +38,7 @@ def main() -> int:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=len(asked.only))
         for name in asked.only:
-            say = _say(progress, task, name)
+            say = _say(progress, task, name, console)
             section = SECTIONS[name](asked, say)
             results.put(name, section)
             for check in section.checks:
@@ -50,13 +53,19 @@ def main() -> int:
     return int(missed > 0)
 
 
-def _say(progress: Progress, task: object, name: str) -> Say:
-    return lambda what: progress.update(task, description=f"{name}: {what}")  # type: ignore[arg-type]
+def _say(progress: Progress, task: TaskID, name: str, console: Console) -> Say:
+    def say(what: str) -> None:
+        progress.update(task, description=f"{name}: {what}")
+        if not console.is_terminal:
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="how often something is killed (4)")
+    parser.add_argument("--repeat", type=int, default=1, help="how often each network fault is made (1)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections")
     parser.add_argument("--output", type=Path, default=TABLE, help="where to write the table")
     return parser.parse_args()

@@ -35,9 +35,7 @@ def rounds(count: int, say: Say, victims: tuple[str, ...] = tuple(VICTIMS)) -> S
     with (
         TemporaryDirectory(prefix="parley-torture-") as folder,
         echo.serving() as model,
-        Parley(
-            Path(folder), DIALOGUE_GENERATOR_URL=model, DIALOGUE_MODEL="echo", DIALOGUE_STANDIN=""
-        ) as parley,
+        Parley(Path(folder), **echo.settings(model)) as parley,
     ):
         return asyncio.run(_Series(parley, say).run(count, victims))
 

@@ -1,4 +1,4 @@
-"""The network between the dialogue service and its neighbours fails: what callers get, how soon, what is left."""
+"""The network between the dialogue service and its neighbours fails: what callers get, and how soon."""
 
 import asyncio
 import itertools
@@ -48,7 +48,7 @@ class Trial:
 
 
 def network(say: Say, rounds: int, faults: dict[str, Fault] = FAULTS) -> Section:
-    """Every fault on the way to Redis, before a turn and before it is stored, and on the way to the intents."""
+    """Every fault on the way to Redis, before a turn and before storing, and on the way to the intents."""
     with (
         TemporaryDirectory(prefix="parley-torture-") as folder,
         echo.serving() as model,
@@ -197,7 +197,7 @@ class _Network:
 async def _until_answered(ask: Callable[[], Any]) -> float:
     """Repeat a request until it is answered with 200; returns the seconds that took."""
     began = time.monotonic()
-    while (await ask()).status != 200:
+    while (await ask()).status != 200:  # noqa: ASYNC110  # there is nothing else to await
         await asyncio.sleep(0.05)
     return time.monotonic() - began
 
