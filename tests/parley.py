@@ -14,7 +14,7 @@ import psutil
 from shared.settings import REPOSITORY
 from tests.servers import all_ended, free_port, wait_until
 
-_READY_S = 120.0
+_READY_S = 400.0
 
 
 class Parley:
@@ -78,12 +78,12 @@ class Parley:
         if name == "launcher":
             self.launcher.kill()
             self.launcher.wait()
-            wait_until(self.ended)
+            wait_until(self.ended, _READY_S)
             self.start()
             return
         victim = self.child(name)
         victim.kill()
-        wait_until(lambda: not victim.is_running())
+        wait_until(lambda: not victim.is_running(), _READY_S)
         wait_until(self.ready, _READY_S)
 
     def ready(self) -> bool:

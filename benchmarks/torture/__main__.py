@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks.sections import Results, Section
-from benchmarks.torture import crash, faults, report
+from benchmarks.torture import crash, disk, faults, load, long, replicas, report
 from shared.settings import REPOSITORY
 
 TABLE = Path(__file__).parents[1] / "reliability.md"
@@ -23,6 +23,10 @@ Say = Callable[[str], None]
 SECTIONS: dict[str, Callable[[argparse.Namespace, Say], Section]] = {
     "crash": lambda asked, say: crash.rounds(asked.rounds, say),
     "network": lambda asked, say: faults.network(say, asked.repeat),
+    "replicas": lambda asked, say: replicas.two(say, 2 * asked.repeat),
+    "disk": lambda asked, say: disk.full_and_read_only(say, asked.repeat),
+    "long": lambda asked, say: long.conversation(say, asked.exchanges),
+    "load": lambda asked, say: load.heavy(say, 60 * asked.load_minutes),
 }
 
 
@@ -66,6 +70,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="how often something is killed (4)")
     parser.add_argument("--repeat", type=int, default=1, help="how often each network fault is made (1)")
+    parser.add_argument("--exchanges", type=int, default=50_000, help="of the long conversation (50000)")
+    parser.add_argument("--load-minutes", type=float, default=0.5, help="how long the load lasts (0.5)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections")
     parser.add_argument("--output", type=Path, default=TABLE, help="where to write the table")
     return parser.parse_args()

@@ -4,41 +4,41 @@ import asyncio
 import json
 import random
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.torture.http import Answer, Connection
+from benchmarks.torture.http import Answer, Anywhere, Connection
 from benchmarks.torture.ledger import Ledger, Said
 
 _AGAIN_S = 0.1
 SHARED = "shared"
 
 
-@dataclass
 class Crowd:
-    """Some clients of one service: each has a conversation of its own, and all have one in common.
+    """Some clients of a service: each has a conversation of its own, and all have one in common.
 
-    With a key, a message is sent until it is answered; without one it is sent once.
+    With a key, a message is sent until it is answered; without one it is sent once. Of several `ports`, each
+    request goes to one by chance.
     """
 
-    port: int
-    ledger: Ledger = field(default_factory=Ledger)
-    errors: list[str] = field(default_factory=list)
-    """Answers that no caller should get."""
-    longest_silence_s: float = 0.0
-    _stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _answered_at: float = 0.0
+    def __init__(self, *ports: int) -> None:
+        self._ports = ports
+        self.ledger = Ledger()
+        self.errors: list[str] = []
+        """Answers that no caller should get."""
+        self.longest_silence_s = 0.0
+        self._stop = asyncio.Event()
+        self._answered_at = 0.0
 
-    async def talk(self, clients: int, seconds: asyncio.Event) -> None:
+    async def talk(self, clients: int, enough: asyncio.Event) -> None:
         """Let them talk until the event is set and everybody has an answer."""
-        self._stop = seconds
+        self._stop = enough
         self._answered_at = time.monotonic()
         self.longest_silence_s = 0.0
         await asyncio.gather(*(self._client(number) for number in range(clients)))
 
     async def _client(self, number: int) -> None:
         chance = random.Random()  # noqa: S311
-        async with Connection(self.port) as connection:
+        async with Anywhere(self._ports) as connection:
             while not self._stop.is_set():
                 conversation = SHARED if chance.random() < 0.3 else f"client-{number}"
                 text = f"Message {len(self.ledger.said)} of client {number}"
@@ -53,7 +53,7 @@ class Crowd:
                     await self._once(connection, "GET", f"/memory?conversation={conversation}&limit=5")
                 await asyncio.sleep(chance.random() * 0.05)
 
-    async def _say(self, connection: Connection, said: Said) -> None:
+    async def _say(self, connection: Anywhere, said: Said) -> None:
         body = {"message": said.message, "conversation": said.conversation}
         key = {"Idempotency-Key": said.message} if said.keyed else {}
         while True:
@@ -68,14 +68,14 @@ class Crowd:
                 return
             await asyncio.sleep(_AGAIN_S)
 
-    async def _vote(self, connection: Connection, said: Said, rating: str) -> None:
+    async def _vote(self, connection: Anywhere, said: Said, rating: str) -> None:
         assert said.answer  # noqa: S101  # narrows the type
         said.vote = f"vote on {said.message}"
         vote = {"exchange_id": said.answer["id"], "rating": rating, "comment": said.vote}
         answer = await self._once(connection, "POST", "/feedback", vote)
         said.vote_acknowledged = answer is not None and answer.status == 200
 
-    async def _vote_freely(self, connection: Connection) -> None:
+    async def _vote_freely(self, connection: Anywhere) -> None:
         comment = f"free vote {len(self.ledger.free_votes)}"
         self.ledger.free_votes[comment] = False
         vote = {"input": "in", "response": "out", "feedback": comment}
@@ -83,7 +83,7 @@ class Crowd:
         self.ledger.free_votes[comment] = answer is not None and answer.status == 200
 
     async def _once(
-        self, connection: Connection, method: str, path: str, body: Any = None, **headers: str
+        self, connection: Anywhere, method: str, path: str, body: Any = None, **headers: str
     ) -> Answer | None:
         """None: there was no answer. What may be answered while something is away is 409, 429 or 503."""
         try:
@@ -103,7 +103,7 @@ class Crowd:
         return self.errors + self.ledger.faults(stored, await self._export("/feedback/export"))
 
     async def _export(self, path: str) -> list[dict[str, Any]]:
-        async with Connection(self.port) as connection:
+        async with Connection(self._ports[0]) as connection:
             answer = await connection.request("GET", path)
         if answer.status != 200:
             raise RuntimeError(f"{path} answered {answer.status}: {answer.body[:200]!r}")

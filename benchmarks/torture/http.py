@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -65,6 +66,24 @@ class Connection:
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._streams = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
         return self._streams
+
+
+class Anywhere:
+    """Connections to several ports, of which each request takes one by chance."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._connections = [Connection(port) for port in ports]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    async def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """As Connection's."""
+        return await random.choice(self._connections).request(method, path, body, **headers)  # noqa: S311
 
 
 async def _read(reader: asyncio.StreamReader) -> Answer:

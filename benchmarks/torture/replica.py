@@ -12,7 +12,7 @@ import httpx
 from shared.settings import REPOSITORY
 from tests.servers import free_port, wait_until
 
-_READY_S = 120.0
+_READY_S = 400.0
 
 
 class Replica:
