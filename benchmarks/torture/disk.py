@@ -147,9 +147,10 @@ class _Disk:
     def _section(self, rounds: int) -> Section:
         section = Section(
             "The disk fails",
-            f"The memory lies on a disk of {_DISK_MB} MB that is filled up, and its folder becomes read-only "
-            f"(and Redis is killed, for what it has opened stays writable), while {CLIENTS} clients chat, vote "
-            "and read. Refusals must name the reason; afterwards all that was acknowledged must be there. "
+            f"The memory lies on a disk of {_DISK_MB} MB that is filled, and its folder becomes read-only "
+            f"(and Redis is killed, for what it has opened stays writable), while {CLIENTS} clients chat, "
+            "vote and read. Refusals must name the reason; afterwards all that was acknowledged must be "
+            "there. "
             "Recovery: from the disk's to the first reply, longest.",
         )
         section.facts = {

@@ -151,9 +151,9 @@ def _section(load: _Load, watched: _Watched, seconds: float, drained: list[str])
     section = Section(
         "Load",
         f"{load.clients} clients for {seconds / 60:.1f} minutes, each with a conversation of its own, each "
-        "saying the next thing as soon as it is answered; who is refused waits as long as `Retry-After` says. The "
-        "clients are one process on the same machine; both services, Redis and the model server share its "
-        "processors with them. Then SIGTERM to the launcher while replies are being made.",
+        "saying the next thing as soon as it is answered; who is refused waits as long as `Retry-After` "
+        "says. The clients are one process on the same machine; both services, Redis and the model server "
+        "share its processors with them. Then SIGTERM to the launcher while replies are being made.",
     )
     answered = sorted(load.answered_s)
     refused = sorted(load.refused_s)

@@ -166,6 +166,36 @@ def test_forgetting_waits_for_the_reply_under_way(
     assert messages(client) == []
 
 
+def test_forgetting_at_another_process_waits_too_and_the_next_turn_knows_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = start(), start()
+    talker = Talker.instead(monkeypatch, waits_at=0)
+    with ThreadPoolExecutor(2) as pool:
+        talk = pool.submit(chat, here, "secret")
+        assert talker.began.wait(5)
+        forget = pool.submit(there.delete, "/memory")
+        time.sleep(0.2)  # gives a wrong implementation the time to be wrong
+        assert not forget.done()
+        talker.go.set()
+        assert talk.result().status_code == 200
+        assert forget.result().json()["forgotten"] == 1
+    chat(there, "anew").raise_for_status()
+    assert talker.asked == [["secret"], ["anew"]]
+    assert messages(here) == ["anew"]
+
+
+def test_two_processes_know_each_others_turns(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = [start(), start()]
+    talker = Talker.instead(monkeypatch)
+    with ThreadPoolExecutor(8) as pool:
+        for answer in pool.map(lambda n: chat(services[n % 2], f"message {n}"), range(16)):
+            answer.raise_for_status()
+    reply = "".join(talker.pieces)
+    expected = [text for message in messages(services[0]) for text in (message, reply)]
+    assert sorted(talker.asked, key=len) == [expected[: 2 * n + 1] for n in range(16)]
+
+
 def test_the_same_key_gets_the_same_reply_and_one_exchange(client: httpx.Client) -> None:
     first, second = (chat(client, "Hi", **{"Idempotency-Key": "k"}).raise_for_status() for _ in range(2))
     assert first.json() == second.json()
