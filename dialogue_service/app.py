@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, Response
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
 from opentelemetry.trace import TracerProvider
-from redis import RedisError
 
-from dialogue_service import memory as memory_store
+from dialogue_service import connection
 from dialogue_service.api import chat as chat_api
 from dialogue_service.api import feedback as feedback_api
 from dialogue_service.api import memory as memory_api
@@ -22,7 +21,6 @@ from dialogue_service.api import stream as stream_api
 from dialogue_service.api import training as training_api
 from dialogue_service.api.state import State
 from dialogue_service.chat import Chat
-from dialogue_service.events import problem_of
 from dialogue_service.feedback import FeedbackStore
 from dialogue_service.generation import Generator, upstream
 from dialogue_service.generation.local import LocalGenerator
@@ -38,6 +36,7 @@ from shared.access import PAGE_POLICY
 from shared.contracts import Readiness
 from shared.jobs import Jobs
 from shared.model_slot import ModelSlot, Source
+from shared.problems import MemoryUnavailable
 from shared.registry import Registry
 from shared.versions import Versions
 from shared.worker import Worker
@@ -62,10 +61,6 @@ def create_app(settings: DialogueSettings) -> FastAPI:
     async def page() -> FileResponse:
         return FileResponse(_WEB / "index.html", headers=PAGE_POLICY)
 
-    @app.exception_handler(RedisError)
-    async def memory_away(_: Request, error: Exception) -> Response:
-        return problem_of(error).response()
-
     return app
 
 
@@ -75,11 +70,12 @@ async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[d
     load = partial(LocalGenerator, **settings.generation())
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     async with (
-        memory_store.connect(settings.redis_url) as redis,
+        connection.connect(settings.redis_url, settings.memory_folder) as redis,
         httpx.AsyncClient(
             base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
         ) as http,
         _upstream(settings) as elsewhere,
+        Turns(redis, settings.queue) as turns,
     ):
         tracing.follow(http, provider)
         tracing.follow(redis, provider)
@@ -95,7 +91,7 @@ async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[d
                 memory=memory,
                 intents=IntentClient(http, settings.intent_timeout),
                 slot=slot,
-                turns=Turns(settings.queue),
+                turns=turns,
                 deadline_s=settings.deadline,
                 tracer=provider.get_tracer("parley"),
             )
@@ -153,6 +149,6 @@ async def _readiness(slot: ModelSlot[Generator], memory: Memory) -> Readiness:
     try:
         async with asyncio.timeout(_READY_TIMEOUT_S):
             await memory.ping()
-    except (RedisError, TimeoutError):
+    except (MemoryUnavailable, TimeoutError):
         reasons.append("Redis does not answer")
     return Readiness(status="not-ready" if reasons else "ready", reasons=reasons, model=slot.status())

@@ -1,9 +1,11 @@
 """What the dialogue service can be told by environment variables."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     HttpUrl,
     RedisDsn,
@@ -92,6 +94,11 @@ class DialogueSettings(ServiceSettings):
         repr=False,
         description="where the memory is kept, as redis://, rediss:// or unix:// URL.",
         examples=["redis://127.0.0.1:6379/0"],
+    )
+    memory_folder: Annotated[Path | None, BeforeValidator(lambda folder: folder or None)] = Field(
+        default=None,
+        description="where Redis keeps its files, if on this machine: its disk then explains a failure.",
+        examples=[".data/valkey-9"],
     )
     intent_url: HttpAddress = Field(
         default="http://127.0.0.1:8001",

@@ -10,7 +10,8 @@ from starlette.requests import HTTPConnection
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatRequest, Key
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import IdempotencyKey, Memory
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory
 from dialogue_service.promotion.preparing import Preparation
 from shared.problems import MemoryUnavailable, Problem, Unauthorized
 
