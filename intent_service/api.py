@@ -19,10 +19,8 @@ from shared.worker import Worker
 router = APIRouter(tags=["intents"])
 
 _CLASSIFYING = problems.responses(
-    problems.MalformedBody,
+    *problems.BODY_PROBLEMS,
     problems.Unauthorized,
-    problems.ContentTooLarge,
-    problems.InvalidBody,
     problems.Overloaded,
     problems.ModelNotReady,
     problems.DeadlineExceeded,

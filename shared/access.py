@@ -1,7 +1,9 @@
-"""The walls in front of every route: who may ask, from which page, and how much they may send."""
+"""The walls in front of every route: who may ask, from which page, and how much they may send, how long."""
 
+import asyncio
 import hmac
 import ipaddress
+import itertools
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -11,8 +13,20 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.problems import CAUSE, ContentTooLarge, ForeignHost, ForeignOrigin, Unauthorized
+from shared.problems import (
+    CAUSE,
+    BadRequest,
+    ContentTooLarge,
+    ForeignHost,
+    ForeignOrigin,
+    HeadTooLarge,
+    Problem,
+    RequestTimeout,
+    Unauthorized,
+    UnsupportedMedia,
+)
 
+MAX_HEAD_BYTES = 16 * 1024
 MAX_BODY_BYTES = 64 * 1024
 
 PAGE_POLICY = {
@@ -34,10 +48,15 @@ def is_open(scope: Scope) -> bool:
     return scope["type"] == "lifespan" or str(scope["path"]).startswith("/health/")
 
 
-class BodyLimit:
-    """Refuses a body of more than MAX_BODY_BYTES: by its Content-Length at once, else when it gets there.
+BODY_S = 20.0
+"""Seconds from a request's head to the end of its body."""
 
-    The server itself bounds the messages of a WebSocket, before they are whole.
+
+class Bounds:
+    """Refuses a request that is too large, too slow, or that two readers might understand in two ways.
+
+    A body beyond MAX_BODY_BYTES is refused by its Content-Length at once, else when it gets there. The server
+    itself bounds the messages of a WebSocket, before they are whole.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -45,25 +64,52 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES:
-            await ContentTooLarge().response()(scope, receive, send)
-            return
-        received = 0
+        elif problem := _wrong(scope):
+            # What comes after such a head is not read: it may be anything.
+            problem.headers["Connection"] = "close"
+            await problem.response()(scope, receive, send)
+        else:
+            await self.app(scope, _bounded(receive) if scope["type"] == "http" else receive, send)
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > MAX_BODY_BYTES:
-                # Of the framework's own kind, because it turns other errors while reading into a 400.
-                raise HTTPException(413)
-            return message
 
-        await self.app(scope, counted, send)
+def _wrong(scope: Scope) -> Problem | None:
+    """What is wrong with the head of a request."""
+    head = (scope.get("raw_path", b""), scope.get("query_string", b""), *itertools.chain(*scope["headers"]))
+    if sum(map(len, head)) > MAX_HEAD_BYTES:
+        return HeadTooLarge()
+    headers = Headers(scope=scope)
+    if "content-length" in headers and "transfer-encoding" in headers:
+        return BadRequest()
+    declared = headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES:
+        return ContentTooLarge()
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return UnsupportedMedia()
+    return None
+
+
+def _bounded(receive: Receive) -> Receive:
+    """`receive` until the body is whole: no more than MAX_BODY_BYTES, no longer than BODY_S from now."""
+    received, whole = 0, False
+    ends = asyncio.get_running_loop().time() + BODY_S
+
+    async def bounded() -> Message:
+        nonlocal received, whole
+        # HTTPException, for the framework turns other errors while reading into a 400.
+        try:
+            async with asyncio.timeout_at(None if whole else ends):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(RequestTimeout.status, headers={"Connection": "close"}) from None
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise HTTPException(ContentTooLarge.status)
+        whole = not message.get("more_body", False)
+        return message
+
+    return bounded
 
 
 class OwnPages:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -16,7 +17,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared import metrics, problems, settings, telemetry, tracing
-from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit, OwnPages
+from shared.access import MAX_BODY_BYTES, BearerKey, Bounds, OwnPages
+from shared.connections import BOUNDS
 from shared.contracts import Info, Liveness, Readiness
 from shared.model_slot import ModelSlot
 from shared.problems import ForeignHost, ForeignOrigin, Unauthorized
@@ -52,7 +54,7 @@ def create_app(
     # The last is met first.
     if configured.api_key:
         app.add_middleware(BearerKey, key=configured.api_key, door=door.read_text("utf-8") if door else None)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Bounds)
     if origins:
         # Before the key is asked for, because browsers send none with the question whether they may ask.
         app.add_middleware(
@@ -131,6 +133,8 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         sys.exit(_refuse(fault))
     assert isinstance(configured, ServiceSettings)  # noqa: S101  # narrows the type
     telemetry.configure_logging(configured.log_format, texts=configured.log_messages)
+    # Uvicorn ends all requests and then raises the signal again, which would make this a violent death.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if configured.is_exposed:
         telemetry.logger.warning(
             "THE %s SERVICE IS OPEN TO EVERYONE who can reach this machine (%s=%s): set API_KEY, for example "
@@ -147,7 +151,7 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
-        ws_max_size=MAX_BODY_BYTES,  # of one message; a larger one is answered with close code 1009
+        **BOUNDS,
     )
 
 

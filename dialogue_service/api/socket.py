@@ -13,32 +13,43 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
-from dialogue_service.api.state import ChatDep, key_of
+from dialogue_service.api.state import ChatDep, SocketsDep, key_of
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import SocketRequest
 from dialogue_service.events import Event, events_of, failure
 from dialogue_service.settings import DialogueSettings
 from shared import telemetry
-from shared.problems import ClientGone, MalformedBody, Overloaded, Problem, from_validation
+from shared.problems import (
+    ClientGone,
+    MalformedBody,
+    Overloaded,
+    Problem,
+    TooManySockets,
+    from_validation,
+)
 
 router = APIRouter()
 
 _PATH = "/chat/ws"
+_FULL_RETRY_S = 10
 _WAITING = 8
 
 
 @router.websocket(_PATH)
-async def talk(socket: WebSocket, chat: ChatDep) -> None:
+async def talk(socket: WebSocket, chat: ChatDep, sockets: SocketsDep) -> None:
     """One turn at a time; a few messages may wait. The work stops when the client is gone."""
-    await socket.accept()
-    talking = _Talk(socket, chat)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            answering = tasks.create_task(talking.answer())
-            await talking.listen()
-            answering.cancel()
-    except* WebSocketDisconnect:
-        pass  # gone while something was being sent
+    if sockets.locked():
+        raise TooManySockets(retry_after_s=_FULL_RETRY_S)
+    async with sockets:
+        await socket.accept()
+        talking = _Talk(socket, chat)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(talking.answer())
+                await talking.listen()
+                answering.cancel()
+        except* WebSocketDisconnect:
+            pass  # gone while something was being sent
 
 
 class _Talk:

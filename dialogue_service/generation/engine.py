@@ -23,9 +23,11 @@ import torch
 from torch import Tensor
 
 from dialogue_service.generation.job import Job
-from dialogue_service.generation.packed import PackedModel, Piece
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import Piece
 from dialogue_service.generation.prefixes import Prefixes
 from dialogue_service.generation.sampling import Sampling
+from dialogue_service.generation.threads import Threads
 from shared.metrics import QUEUE_DEPTH
 from shared.problems import Overloaded, Problem
 
@@ -83,9 +85,11 @@ class Engine:
         self.stop()
 
     def _work(self) -> None:
+        threads = Threads()
         with torch.inference_mode():
             while self._admit():
-                self._step()
+                with threads.used():
+                    self._step()
 
     def _admit(self) -> bool:
         """Wait for work and take in what may run. False: there will be none."""

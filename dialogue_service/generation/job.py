@@ -14,7 +14,7 @@ from dialogue_service import metrics, prompt
 from dialogue_service.generation import OnText, ranking
 from dialogue_service.generation.candidate import Candidate
 from dialogue_service.generation.decoding import Blank, Branch, Decoding
-from dialogue_service.generation.packed import KeyValues
+from dialogue_service.generation.piece import KeyValues
 from dialogue_service.generation.text import Stream, whole_sentences
 from shared.metrics import QUEUE_WAIT, TOKENIZATION
 from shared.problems import EmptyReply

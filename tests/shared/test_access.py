@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from shared import problems
-from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit, OwnPages
+from shared.access import MAX_BODY_BYTES, BearerKey, Bounds, OwnPages
 from tests.servers import serving
 
 KEY = "correct-horse"
@@ -49,7 +49,7 @@ def _app() -> FastAPI:
 @pytest.fixture(scope="module")
 def limited() -> Iterator[httpx.Client]:
     app = _app()
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Bounds)
     with serving(app) as url, httpx.Client(base_url=url) as client:
         yield client
 
@@ -120,7 +120,7 @@ def test_a_content_length_that_is_no_number_reaches_nobody(declared: bytes) -> N
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", declared)]}
-    asyncio.run(BodyLimit(reached)(scope, receive, send))
+    asyncio.run(Bounds(reached)(scope, receive, send))
     assert sent[0]["status"] == 413
 
 
