@@ -8,6 +8,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
+from dialogue_service.metrics import REDIS
 from shared import disk
 from shared.problems import MemoryUnavailable
 
@@ -34,7 +35,8 @@ class Client(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """As Redis. Raises MemoryUnavailable in place of redis.RedisError."""
         try:
-            answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            with REDIS.labels(str(args[0])).time():
+                answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise  # the library's own affair: it sends the script then
         except RedisError as error:

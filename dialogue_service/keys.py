@@ -13,6 +13,7 @@ conversation that begins again has a new number, so a reply made for the old one
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -35,6 +36,11 @@ def sha256(text: str) -> str:
 def number_of(exchange_id: str) -> str:
     """The conversation's number in an exchange id."""
     return exchange_id.partition("-")[2]
+
+
+def free_vote_id(message: str, reply: str) -> str:
+    """The id of a vote that belongs to no exchange: always the same for the same two texts."""
+    return f"{int(sha256(json.dumps([message, reply])), 16) % 10**15}-{NO_CONVERSATION}"
 
 
 def time_of(exchange_id: str) -> datetime:

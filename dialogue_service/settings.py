@@ -19,6 +19,7 @@ from shared.contracts import MAX_TEXT_CHARS
 from shared.settings import (
     REPOSITORY,
     BearerToken,
+    HttpAddress,
     ModelName,
     Port,
     RegistryFolder,
@@ -32,10 +33,6 @@ def _redis_url(value: str) -> str:
     if not value.startswith("unix://"):
         TypeAdapter(RedisDsn).validate_python(value)
     return value
-
-
-def _http_url(value: str) -> str:
-    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
 
 
 def _generator_url(value: str | None) -> str | None:
@@ -103,7 +100,7 @@ class DialogueSettings(ServiceSettings):
         description="where Redis keeps its files, if on this machine: its disk then explains a failure.",
         examples=[".data/valkey-9"],
     )
-    intent_url: Annotated[str, AfterValidator(_http_url)] = Field(
+    intent_url: HttpAddress = Field(
         default="http://127.0.0.1:8001",
         description="where the intent service listens.",
         examples=["http://127.0.0.1:8001"],
@@ -128,6 +125,13 @@ class DialogueSettings(ServiceSettings):
         le=10_000,
         description="how many turns may wait at once; one more is answered 429.",
         examples=[32],
+    )
+    sockets: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="how many WebSockets may be open at once; one more is answered 503.",
+        examples=[200],
     )
     context_tokens: int = Field(
         default=384,
@@ -175,12 +179,18 @@ class DialogueSettings(ServiceSettings):
             raise ValueError("the server at DIALOGUE_GENERATOR_URL must be told a model")
         return value
 
+    def generation(self) -> dict[str, Any]:
+        """How a model of this machine makes replies: the options of a LocalGenerator."""
+        options = ("context_tokens", "reply_tokens", "candidates", "dtype", "queue", "cache_mb")
+        return {option: getattr(self, option) for option in options}
+
     def limits(self) -> dict[str, Any]:
         """The bounds a caller meets."""
         return {
             "max_message_chars": MAX_TEXT_CHARS,
             "deadline_s": self.deadline,
             "queue": self.queue,
+            "sockets": self.sockets,
             "context_tokens": self.context_tokens,
             "reply_tokens": self.reply_tokens,
             "candidates": self.candidates,

@@ -49,6 +49,7 @@ def _run(children: Children, sockets: Path) -> NoReturn:
     intent = Service.load(IntentSettings)
     os.environ.setdefault("DIALOGUE_INTENT_URL", intent.url)
     dialogue = Service.load(DialogueSettings)
+    os.environ.setdefault("INTENT_FEEDBACK_URL", f"{dialogue.url}/feedback/export")
     telemetry.configure_logging(dialogue.configured.log_format)
     services.check_ports([dialogue, intent], children)
     with redis_server.started(configured, children, sockets) as store:
@@ -63,6 +64,7 @@ def _run(children: Children, sockets: Path) -> NoReturn:
             intent=intent_state.model,
             memory=store.place,
             needs_key=dialogue.configured.api_key is not None,
+            exposed=[s.exposure for s in (dialogue, intent) if s.configured.is_exposed],
         )
         banner.show(facts, Console())
         while True:
