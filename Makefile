@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run train test lint bench-intents bench-intent-speed bench-generation bench-replies clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -29,6 +29,12 @@ lint: $(VENV)/installed-dev ## Check style, format and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+audit: $(VENV)/installed-dev ## Look for versions with known vulnerabilities in constraints.txt
+	@$(BIN)/python -m tools.audit
+
+fuzz: $(VENV)/installed-dev ## Try thousands of made-up requests; writes benchmarks/fuzz.md (ARGS="--examples 100" for fewer)
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; writes benchmarks/intent_speed.md
 	@$(BIN)/python -m benchmarks.intent_speed

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
+from opentelemetry.trace import TracerProvider
 from redis import RedisError
 
 from dialogue_service import memory as memory_store
@@ -29,14 +30,15 @@ from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import Memory
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.turns import Turns
-from shared import models_api, service
+from shared import models_api, service, tracing
+from shared.access import PAGE_POLICY
 from shared.contracts import Readiness
 from shared.model_slot import ModelSlot, Source
 from shared.registry import Registry
 from shared.versions import Versions
 from shared.worker import Worker
 
-_PAGE = Path(__file__).parent / "web" / "index.html"
+_WEB = Path(__file__).parent / "web"
 _READY_TIMEOUT_S = 1.0
 
 
@@ -45,6 +47,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
     app = service.create_app(
         settings,
         description="Talks, remembers, forgets, and keeps what people think of its replies.",
+        door=_WEB / "key.html",
         lifespan=partial(_lifespan, settings),
     )
     for part in (chat_api, stream_api, socket_api, memory_api, feedback_api, models_api):
@@ -52,7 +55,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(_PAGE)
+        return FileResponse(_WEB / "index.html", headers=PAGE_POLICY)
 
     @app.exception_handler(RedisError)
     async def memory_away(_: Request, error: Exception) -> Response:
@@ -62,7 +65,8 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    provider: TracerProvider = app.state.tracer_provider
     load = partial(
         LocalGenerator,
         context_tokens=settings.context_tokens,
@@ -80,6 +84,10 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
         ) as http,
         _upstream(settings) as elsewhere,
     ):
+        tracing.follow(http, provider)
+        tracing.follow(redis, provider)
+        if elsewhere:
+            tracing.follow(elsewhere.http, provider)
         with Worker("loader", capacity=2, lasting=False) as loader:
             slot: ModelSlot[Generator] = ModelSlot(
                 loader, load, lambda generator: generator.warm_up(), "DIALOGUE_MODEL"
@@ -92,11 +100,18 @@ async def _lifespan(settings: DialogueSettings, _: FastAPI) -> AsyncIterator[dic
                 slot=slot,
                 turns=Turns(settings.queue),
                 deadline_s=settings.deadline,
+                tracer=provider.get_tracer("parley"),
             )
             async with versions:
                 yield {
-                    "dialogue": State(chat=chat, memory=memory, feedback=FeedbackStore(redis, memory)),
+                    "dialogue": State(
+                        chat=chat,
+                        memory=memory,
+                        feedback=FeedbackStore(redis, memory),
+                        sockets=asyncio.Semaphore(settings.sockets),
+                    ),
                     "readiness": partial(_readiness, slot, memory),
+                    "slot": slot,
                     "versions": versions,
                 }
 

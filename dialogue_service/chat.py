@@ -4,18 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from dialogue_service.contracts import ChatReply, ChatRequest, Forgotten, Timings, Turn
 from dialogue_service.generation import Generator, OnText
 from dialogue_service.intent_client import IntentClient
 from dialogue_service.memory import IdempotencyKey, Memory, Recalled
 from dialogue_service.turns import Turns
+from shared import telemetry
 from shared.contracts import Intent
+from shared.metrics import INFERENCE
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
-from shared.telemetry import INFERENCE
 
 FIXED_REPLY_MODEL = "catalog"
 _RECALLED_EXCHANGES = 32
@@ -77,6 +80,7 @@ class Chat:
     slot: ModelSlot[Generator]
     turns: Turns
     deadline_s: float
+    tracer: Tracer = field(default_factory=NoOpTracer)
 
     async def reply(
         self, request: ChatRequest, key: IdempotencyKey | None = None, listener: Listener | None = None
@@ -126,6 +130,7 @@ class Chat:
                 ),
             )
             exchange_id = await _finish(self.memory.append(turn, recalled.number, key))
+        telemetry.log_texts(message=turn.message, reply=turn.reply, intent=turn.intent and turn.intent.label)
         return ChatReply(id=exchange_id, **turn.model_dump())
 
     async def _answer(self, request: ChatRequest, recalled: Recalled, listener: Listener | None) -> _Answer:
@@ -156,13 +161,17 @@ class Chat:
     async def generate(self, turns: Sequence[str], seed: int | None = None) -> tuple[str, str]:
         """The bare model's next turn and the model's name; nothing is read or stored."""
         async with _until(_from_now(self.deadline_s)):
-            return await self._generate(turns, seed, None)
+            text, model = await self._generate(turns, seed, None)
+        telemetry.log_texts(message=turns[-1], reply=text)
+        return text, model
 
     async def _generate(
         self, turns: Sequence[str], seed: int | None, on_text: OnText | None
     ) -> tuple[str, str]:
         served, began = self.slot.served, time.perf_counter()
-        text = await served.model.reply(turns, seed=seed, on_text=on_text)
+        asked = {"gen_ai.operation.name": "chat", "gen_ai.request.model": served.name}
+        with self.tracer.start_as_current_span("generate", attributes=asked):
+            text = await served.model.reply(turns, seed=seed, on_text=on_text)
         INFERENCE.labels("dialogue", served.name).observe(time.perf_counter() - began)
         return text, served.name
 

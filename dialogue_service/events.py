@@ -26,10 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Event:
-    """One event and the JSON object it carries."""
+    """One event, the JSON object it carries and, of an error, the problem's slug."""
 
     name: Literal["intent", "token", "done", "error"]
     data: dict[str, Any]
+    cause: str | None = None
 
 
 class Events:
@@ -91,7 +92,7 @@ def failure(error: BaseException) -> Event:
     data = problem.details().model_dump(exclude_none=True)
     if (seconds := problem.headers.get("Retry-After")) is not None:
         data["retry_after_s"] = int(seconds)
-    return Event("error", data)
+    return Event("error", data, problem.slug)
 
 
 def problem_of(error: BaseException) -> Problem:

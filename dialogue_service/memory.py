@@ -12,6 +12,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from dialogue_service import keys
 from dialogue_service.contracts import Exchange, Feedback, Forgotten, MemoryPage, Turn
+from dialogue_service.metrics import REDIS
 from shared.problems import ConversationForgotten, KeyInUse, KeyReused
 
 _EXPORT_BATCH = 200
@@ -67,7 +68,16 @@ def connect(url: str) -> Redis:
         socket_timeout=5,
         decode_responses=True,
     )
-    return Redis.from_pool(pool)
+    return _Measured.from_pool(pool)
+
+
+class _Measured(Redis):
+    """Notes how long each command takes."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command."""
+        with REDIS.labels(str(args[0])).time():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

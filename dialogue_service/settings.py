@@ -122,6 +122,13 @@ class DialogueSettings(ServiceSettings):
         description="how many turns may wait at once; one more is answered 429.",
         examples=[32],
     )
+    sockets: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="how many WebSockets may be open at once; one more is answered 503.",
+        examples=[200],
+    )
     context_tokens: int = Field(
         default=384,
         ge=16,
@@ -174,6 +181,7 @@ class DialogueSettings(ServiceSettings):
             "max_message_chars": MAX_TEXT_CHARS,
             "deadline_s": self.deadline,
             "queue": self.queue,
+            "sockets": self.sockets,
             "context_tokens": self.context_tokens,
             "reply_tokens": self.reply_tokens,
             "candidates": self.candidates,

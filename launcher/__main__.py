@@ -61,6 +61,7 @@ def _run(children: Children, sockets: Path) -> NoReturn:
             intent=intent_state.model,
             memory=store.place,
             needs_key=dialogue.configured.api_key is not None,
+            exposed=[s.exposure for s in (dialogue, intent) if s.configured.is_exposed],
         )
         banner.show(facts, Console())
         while True:

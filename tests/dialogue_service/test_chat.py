@@ -252,7 +252,7 @@ def test_a_seed_makes_the_same_reply_again(client: httpx.Client, path: str) -> N
 
     seen: list[str] = []
     assert reply(7) == reply(7)
-    assert len({reply(seed) for seed in (0, 1, 2, 2**63 - 1)}) > 1
+    assert len({reply(seed) for seed in (0, 1, 2, 2**53 - 1)}) > 1
 
 
 def test_without_redis_nothing_is_answered_and_all_is_well_once_it_is_back(
