@@ -1,4 +1,4 @@
-"""Does a model learn from thumbs? `python -m benchmarks.learning --data FOLDER` writes benchmarks/learning.md.
+"""What thumbs teach: `python -m benchmarks.learning --data FOLDER` writes benchmarks/learning.md.
 
 A simulated person with one stated taste talks to the starter and votes on each reply. After so many votes the
 training that `make train` runs makes a new version, and the person compares its replies to messages that
@@ -38,7 +38,7 @@ TURNS = 3
 """Of a conversation that the model reads: people vote early, and a short one costs less time."""
 MEASURED = 40
 """Dialogues of each corpus whose perplexity is measured."""
-FEWEST_VOTES_TARGET, PREFERRED_TARGET, PERPLEXITY_TARGET = 300, 0.75, 0.03
+TARGET_VOTES, PREFERRED_TARGET, PERPLEXITY_TARGET = 300, 0.75, 0.03
 
 Conversation = tuple[str, ...]
 
@@ -180,15 +180,14 @@ def verdict(outcomes: dict[tuple[Method, int], list[Outcome | None]]) -> str:
     """Whether the targets are met, in words."""
     said = []
     for method in METHODS:
-        done = [one for one in outcomes.get((method, FEWEST_VOTES_TARGET), []) if one]
+        done = [one for one in outcomes.get((method, TARGET_VOTES), []) if one]
         if not done:
             continue
         share = statistics.median(one.preferred for one in done)
         worse = statistics.median(one.perplexity for one in done)
-        said.append(
-            f"{method}: preferred {share:.0%} ({'met' if share >= PREFERRED_TARGET else 'missed'}), perplexity"
-            f" {worse:+.1%} ({'met' if worse <= PERPLEXITY_TARGET else 'missed'})."
-        )
+        liked = "met" if share >= PREFERRED_TARGET else "missed"
+        kept = "met" if worse <= PERPLEXITY_TARGET else "missed"
+        said.append(f"- {method}: preferred {share:.0%} ({liked}), perplexity {worse:+.1%} ({kept})")
     return "\n".join(said)
 
 
@@ -235,8 +234,8 @@ def report(
 
 Written by `make bench-learning` on {time.strftime("%Y-%m-%d")}, in {minutes:.0f} minutes.
 
-A simulated person likes replies of at most {MOST_WORDS} words that ask something back, and nothing else. It says
-messages from the validation dialogues of {", ".join(CORPORA)}
+A simulated person likes replies of at most {MOST_WORDS} words that ask something back, and nothing else.
+It says messages from the validation dialogues of {", ".join(CORPORA)}
 (with up to {TURNS - 1} turns before them), votes on each reply of the starter, and the training that
 `make train` runs learns from the votes with its default settings. Replies are made by the service's own
 generator as it is set by default, best of four candidates.
@@ -245,16 +244,17 @@ generator as it is set by default, best of four candidates.
   compared; the person prefers the one it likes, and a tie (both or neither liked) counts half. By chance, or
   without learning anything, that is 50 %.
 - liked: share of the tuned model's replies that the person likes
-- different replies: a model that says the same to everything would be below all others here
-- perplexity: change on the second speakers' turns of {MEASURED} validation dialogues of each corpus, to be small
+- different replies: low where a model says the same to everything
+- perplexity: change on the second speakers' turns of {MEASURED} validation dialogues of each corpus
 - of the votes every fifth is held out, as always
 
 Medians over the seeds {", ".join(map(str, seeds))}, each with its own messages, votes and training.
 
 {table(outcomes)}
 
-Target after {FEWEST_VOTES_TARGET} votes: preferred in {PREFERRED_TARGET:.0%} of the comparisons or more, perplexity
-worse by {PERPLEXITY_TARGET:.0%} at most.
+Target after {TARGET_VOTES} votes: preferred in {PREFERRED_TARGET:.0%} of the comparisons or more,
+perplexity worse by {PERPLEXITY_TARGET:.0%} at most.
+
 {verdict(outcomes)}
 """
 
