@@ -52,6 +52,9 @@ bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchma
 bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
+torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
+	@$(BIN)/python -m benchmarks.torture $(ARGS)
+
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

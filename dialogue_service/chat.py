@@ -12,8 +12,9 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from dialogue_service.contracts import ChatReply, ChatRequest, Forgotten, Timings, Turn
 from dialogue_service.generation import Generator, OnText
 from dialogue_service.intent_client import IntentClient
-from dialogue_service.memory import IdempotencyKey, Memory, Recalled
-from dialogue_service.turns import Turns
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory, Recalled
+from dialogue_service.turns import Ticket, Turns
 from shared import telemetry
 from shared.contracts import Intent
 from shared.metrics import INFERENCE
@@ -21,8 +22,7 @@ from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
 
 FIXED_REPLY_MODEL = "catalog"
-_RECALLED_EXCHANGES = 32
-_CLAIM_GRACE_S = 10.0
+RECALLED_EXCHANGES = 32
 
 T = TypeVar("T")
 
@@ -85,34 +85,26 @@ class Chat:
     async def reply(
         self, request: ChatRequest, key: IdempotencyKey | None = None, listener: Listener | None = None
     ) -> ChatReply:
-        """Answer one message; on return the exchange is stored. Raises Problem or redis.RedisError.
+        """Answer one message; on return the exchange is stored. Raises Problem.
 
         A cancelled turn stops computing and stores nothing, unless storing has begun: that is finished.
         """
-        if key is None:
-            return await self._turn(request, None, listener)
-        claim = asyncio.create_task(self.memory.claim(key, self.deadline_s + _CLAIM_GRACE_S))
-        try:
-            if (stored := await _finish(claim)) is None:
-                return await self._turn(request, key, listener)
-        except BaseException:
-            if not claim.cancelled() and claim.exception() is None and claim.result() is None:
-                await _finish(self.memory.release(key))
-            raise
+        async with self.turns.admit(request.conversation, key) as ticket:
+            stored = await _finish(self.memory.claim(ticket, key)) if key else None
+            if stored is None:
+                return await self._turn(request, ticket, listener)
         reply = ChatReply.model_validate(stored.model_dump())
         if listener:
             listener.on_intent(reply.intent)
             listener.on_text(reply.reply)
         return reply
 
-    async def _turn(
-        self, request: ChatRequest, key: IdempotencyKey | None, listener: Listener | None
-    ) -> ChatReply:
+    async def _turn(self, request: ChatRequest, ticket: Ticket, listener: Listener | None) -> ChatReply:
         ends, began = _from_now(self.deadline_s), time.perf_counter()
-        async with self.turns.take(request.conversation, self.deadline_s):
+        async with self.turns.take(ticket, self.deadline_s):
             taken = time.perf_counter()
             async with _until(ends):
-                recalled = await self.memory.recall(request.conversation, _RECALLED_EXCHANGES)
+                recalled = await self.memory.recall(request.conversation, RECALLED_EXCHANGES)
                 read = time.perf_counter()
                 answer = await self._answer(request, recalled, listener)
             turn = Turn(
@@ -129,7 +121,7 @@ class Chat:
                     reply_ms=_ms(answer.reply_s),
                 ),
             )
-            exchange_id = await _finish(self.memory.append(turn, recalled.number, key))
+            exchange_id = await _finish(self.memory.append(turn, recalled.number, ticket))
         telemetry.log_texts(message=turn.message, reply=turn.reply, intent=turn.intent and turn.intent.label)
         return ChatReply(id=exchange_id, **turn.model_dump())
 
@@ -177,8 +169,8 @@ class Chat:
 
     async def forget(self, conversation: str) -> Forgotten:
         """Forget a conversation, after the turn that is under way in it."""
-        async with self.turns.take(conversation, self.deadline_s):
-            return await self.memory.forget(conversation)
+        async with self.turns.admit(conversation) as ticket, self.turns.take(ticket, self.deadline_s):
+            return await self.memory.forget(ticket)
 
 
 def _from_now(seconds: float) -> float:
@@ -201,6 +193,8 @@ async def _finish(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        # Nobody is left to hear of a failure; and another cancellation must not reach the work either.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({task})
         raise
 

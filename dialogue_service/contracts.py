@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from shared.contracts import Intent, Request, Text
+from shared.contracts import Activate, Intent, Request, Text
 from shared.problems import FORM_TAG
 
 DEFAULT_CONVERSATION = "default"
@@ -236,3 +236,14 @@ class GenerateReply(BaseModel):
 
     response: str = Field(examples=["Why did the tomato blush? It saw the salad dressing."])
     model: str = Field(examples=["starter"])
+
+
+class TrainingRequest(Request):
+    """What a training job is to do. It learns from the feedback, and begins with the model that serves."""
+
+    method: Literal["sft", "kto"] = Field(
+        default="kto",
+        description="kto learns from thumbs up and down; sft to say replies with thumbs up and better ones.",
+        examples=["kto"],
+    )
+    activate: Activate = "if_better"

@@ -13,13 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis import RedisError, ResponseError
-
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatReply, ChatRequest, IntentEvent, TokenEvent
-from dialogue_service.memory import IdempotencyKey
+from dialogue_service.keys import IdempotencyKey
 from shared.contracts import Intent
-from shared.problems import InternalError, MemoryUnavailable, Problem
+from shared.problems import InternalError, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +97,5 @@ def problem_of(error: BaseException) -> Problem:
     """Any error as what a caller may know of it; a bug is logged."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, RedisError):
-        # ResponseError carries Redis' own reason (disk full, read-only); anything else is "no answer".
-        said = f"Redis refused: {error}" if isinstance(error, ResponseError) else None
-        return MemoryUnavailable(said, retry_after_s=2)
     logger.error("unhandled error", exc_info=error)
     return InternalError()

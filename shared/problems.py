@@ -13,6 +13,8 @@
      ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
      ├─ SwapInProgress       409  another model is on its way into service
      ├─ NothingToRollBack    409  no version was active before this one
+     ├─ TrainingRunning      409  one job at a time
+     ├─ TooLittleFeedback    409  nothing can be learned, or measured, from so few votes
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ UnsupportedMedia     415  a body in another form than plain JSON
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
@@ -24,10 +26,12 @@
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
      ├─ UpstreamFailed       502  the model server gave no usable answer
+     ├─ FeedbackUnavailable  502  the other service gave no feedback to learn from
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
      ├─ TooManySockets       503  as many WebSockets are open as may be
+     ├─ TrainingUnavailable  503  this installation cannot train
      ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
@@ -212,6 +216,20 @@ class NothingToRollBack(Problem):
     advice = "GET /models lists the versions; activate the one you want."
 
 
+class TrainingRunning(Problem):
+    """One job at a time."""
+
+    slug, title, status = "training-running", "A training job is running", 409
+    advice = "Wait until GET /training shows that it has ended, or DELETE it."
+
+
+class TooLittleFeedback(Problem):
+    """Nothing can be learned, or measured, from so few votes; the detail says how many are missing."""
+
+    slug, title, status = "too-little-feedback", "There is too little feedback to learn from", 409
+    advice = "Give more feedback with POST /feedback, then send this again."
+
+
 class ContentTooLarge(Problem):
     """A body, or a text in it, is too long."""
 
@@ -288,6 +306,13 @@ class UpstreamFailed(Problem):
     advice = "Nothing was stored. Send it again; the log of the model server may say more."
 
 
+class FeedbackUnavailable(Problem):
+    """The other service gave no feedback to learn from; the detail says what to check."""
+
+    slug, title, status = "feedback-unavailable", "The feedback cannot be fetched", 502
+    advice = "Check that the dialogue service runs where INTENT_FEEDBACK_URL says."
+
+
 class ModelNotReady(Problem):
     """No model can answer yet."""
 
@@ -314,6 +339,13 @@ class TooManySockets(Problem):
 
     slug, title, status = "too-many-sockets", "Too many WebSockets are open", 503
     advice = "Close one, or come back later; DIALOGUE_SOCKETS says how many may be open."
+
+
+class TrainingUnavailable(Problem):
+    """This installation cannot train; the detail says why."""
+
+    slug, title, status = "training-unavailable", "Training is not possible here", 503
+    advice = "See that the registry's folder can be written; a model that runs elsewhere is trained there."
 
 
 class UpstreamUnavailable(Problem):

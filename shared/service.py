@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -132,6 +133,8 @@ def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None
         sys.exit(_refuse(fault))
     assert isinstance(configured, ServiceSettings)  # noqa: S101  # narrows the type
     telemetry.configure_logging(configured.log_format, texts=configured.log_messages)
+    # Uvicorn ends all requests and then raises the signal again, which would make this a violent death.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if configured.is_exposed:
         telemetry.logger.warning(
             "THE %s SERVICE IS OPEN TO EVERYONE who can reach this machine (%s=%s): set API_KEY, for example "

@@ -108,6 +108,13 @@ def _api_key(key: str | None) -> str | None:
     return key or None
 
 
+def _http_url(value: str) -> str:
+    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_url)]
+"""Where another service answers, without a slash at its end."""
+
 BearerToken = Annotated[str | None, AfterValidator(_api_key)]
 """A secret; an empty one is none."""
 

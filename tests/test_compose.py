@@ -80,8 +80,8 @@ def test_compose_refuses_a_broken_copy(compose: list[str], tmp_path: Path, whole
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_every_setting_reaches_its_service(compose: list[str], name: str) -> None:
     passed = services(compose)[name]["environment"].keys()
-    # The image sets the host; the port inside the container stays the default.
-    not_passed = {"INTENT_HOST", "INTENT_PORT", "DIALOGUE_HOST", "DIALOGUE_PORT"}
+    # The image sets the host; the port inside the container stays the default; Redis is another container.
+    not_passed = {"INTENT_HOST", "INTENT_PORT", "DIALOGUE_HOST", "DIALOGUE_PORT", "DIALOGUE_MEMORY_FOLDER"}
     assert _SETTINGS[name].variables().keys() - not_passed - passed == set()
 
 

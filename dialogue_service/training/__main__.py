@@ -4,15 +4,17 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dialogue_service.evaluation.judge import Judge
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.training import model, votes
 from dialogue_service.training.data import DataError
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         service = load(DialogueSettings)
         settings = _settings(given, service)
-        card = _run(settings)
+        card = _run(settings, service)
     except (SettingsError, SettingsFault, DataError, ModelError, VersionFault) as error:
         print(error, file=sys.stderr)
         return 2
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before, after = card["scores"]["before"], card["scores"]["after"]
     told = {name: f"{name} {before[name]} -> {after[name]}" for name in after if name != "tokens"}
     print(f"{settings.model_name}: held-out {', '.join(told.values())}")
+    if "promotion" in card:
+        print(card["promotion"]["verdict"])
     print(_how_to_serve(settings, service))
     return 0
 
@@ -80,11 +84,28 @@ def _own_feedback(service: DialogueSettings) -> str:
     return f"http://{host}:{service.port}"
 
 
-def _run(settings: TrainingSettings) -> dict[str, Any]:
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _run(settings: TrainingSettings, service: DialogueSettings) -> dict[str, Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("training", total=None)
-        return run(settings, lambda step, steps: bar.update(task, completed=step, total=steps))
+        tasks = {"training": bar.add_task("training", total=None)}
+
+        def say(stage: str, step: int, steps: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage)
+            bar.update(tasks[stage], completed=step, total=steps)
+
+        return run(settings, partial(say, "training"), _judge(settings, service, say))
+
+
+def _judge(
+    settings: TrainingSettings, service: DialogueSettings, say: Callable[[str, int, int], None]
+) -> Judge | None:
+    """For a version that was made from another model, which it is compared with."""
+    if settings.model is None or settings.registry is None:
+        return None
+    base = model.folder_of(settings.model, settings.revision)
+    against = base.name if Path(settings.model).is_dir() else settings.model
+    return Judge(settings.model_name, settings.method, base, against, service.generation(), say)
 
 
 def _how_to_serve(settings: TrainingSettings, service: DialogueSettings) -> str:

@@ -58,10 +58,18 @@ def in_service(settings: DialogueSettings) -> tuple[str, str | None]:
     return settings.standin, None
 
 
+def folder_of(source: str, revision: str | None = None) -> Path:
+    """Where a folder or hub id lies on this disk. Raises `ModelError` when it cannot be had."""
+    try:
+        return hub.fetch(source, lambda _: None, threading.Event(), revision)
+    except (ModelUnavailable, OSError) as error:
+        raise ModelError(f"{source}: cannot be loaded as a causal language model: {error}") from error
+
+
 def load(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a folder or hub id in float32. Raises `ModelError` when it cannot be had or trained."""
+    folder = folder_of(source, revision)
     try:
-        folder = hub.fetch(source, lambda _: None, threading.Event(), revision)
         tokenizer = load_tokenizer(folder)
         model = load_model(AutoModelForCausalLM, folder)
     except (ModelUnavailable, OSError, ValueError) as error:

@@ -38,6 +38,7 @@ from dialogue_service.training.model import (
 from dialogue_service.training.rows import IGNORED, collate
 from dialogue_service.training.settings import SettingsError, TrainingSettings
 from dialogue_service.training.sft import Batches
+from shared.gate import Verdict
 from shared.registry import Registry, make_private
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,17 @@ LEAST_STEPS = 10
 """Between two checkpoints, however short a pass over the data is."""
 OnStep = Callable[[int, int], None]
 """Called with the steps that are done and the steps in all."""
+Judging = Callable[[Path, Corpus], Verdict]
+"""Called with the folder of the saved model, which it may add to, and what was held out."""
 Scores = dict[str, float]
 
 
-def run(settings: TrainingSettings, on_step: OnStep | None = None) -> dict[str, Any]:
+def run(
+    settings: TrainingSettings, on_step: OnStep | None = None, judge: Judging | None = None
+) -> dict[str, Any]:
     """Train and save as the settings say, and return the content of the `card.json` that was written.
 
+    With a `judge` its verdict on the saved model stands on the card and among the scores.
     Raises `SettingsError`, `DataError` or `ModelError`, before training starts, for anything wrong with what
     was given. An interrupted run leaves its checkpoints, a finished one removes them.
     """
@@ -93,6 +99,9 @@ def run(settings: TrainingSettings, on_step: OnStep | None = None) -> dict[str, 
     )
     with _folder(settings, content) as folder:
         _save(settings, folder, model, tokenizer)
+        if judge:
+            # The registry writes the scores down when the folder is left.
+            content["promotion"] = content["scores"]["promotion"] = judge(folder, corpus).recorded()
         card.write(folder, content)
     shutil.rmtree(settings.checkpoints)
     return content

@@ -104,10 +104,13 @@ class TrainedClassifier:
 
 def encoder_folder(folder: Path) -> Path:
     """Where the encoder of a trained folder lies, fetched if it is on the hub. Raises ModelUnavailable."""
+    return find_encoder(encoder_name(folder))
+
+
+def encoder_name(folder: Path) -> str:
+    """Of the encoder of a trained folder: the one within it, or what `find_encoder` takes."""
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["encoder"]
-    if name is None:
-        return folder / ENCODER
-    return find_encoder(str(name))
+    return str(folder / ENCODER if name is None else name)
 
 
 def find_encoder(name: str) -> Path:

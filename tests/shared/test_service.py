@@ -220,7 +220,7 @@ def test_it_serves_logs_json_and_ends_when_told_to(host: str, key: str, warned: 
             said, logged = process.communicate(timeout=START_S)
         finally:
             process.kill()
-    assert said == ""
+    assert (process.returncode, said) == (0, "")
     lines = [json.loads(line) for line in logged.splitlines()]
     (request,) = (line for line in lines if line["message"] == "request")
     assert request["request_id"] == "find-me"
