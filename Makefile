@@ -49,6 +49,9 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
+bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
 torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
 	@$(BIN)/python -m benchmarks.torture $(ARGS)
 
