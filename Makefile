@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run train test lint bench-intents bench-intent-speed bench-generation bench-replies clean
+.PHONY: help install run train test lint bench-intents bench-intent-speed bench-generation bench-replies bench-training clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -42,6 +42,10 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
+bench-training: $(VENV)/installed ## Measure what a training job costs those who chat; writes benchmarks/training_load.md
+	@$(PIP_INSTALL) -e '.[bench]'
+	@$(BIN)/python -m benchmarks.training_load $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

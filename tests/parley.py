@@ -22,7 +22,8 @@ class Parley:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._settings = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self.data = folder / "data"
+        self._settings = {"PARLEY_DATA": str(self.data), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
         self.urls = {}
         for service in ("dialogue", "intent"):
             port = free_port()
