@@ -99,15 +99,17 @@ def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str
     verdict = "met" if ratio <= TARGET else "missed"
     return f"""# Chatting while a training job runs
 
-Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as `make run`
-starts it, the shipped starter, one person who chats without a pause, and a job of method {job["method"]} on {votes}
-votes, which took {job["seconds"]:.0f} s beside that (without the chat it is faster). Milliseconds of a `POST /chat`.
+Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as
+`make run` starts it, the shipped starter, one person who chats without a pause, and a job of method
+{job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that.
+Milliseconds of a `POST /chat`.
 
 | meanwhile | turns | median | p95 | median, times no job | p95, times no job |
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-The median over the whole job is {ratio:.2f} times that without one; the target, at most {TARGET:g} times, is {verdict}.
+The median over the whole job is {ratio:.2f} times that without one; the target, at most {TARGET:g} times, is
+{verdict}.
 """
 
 
