@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run train test lint bench-intents bench-intent-speed bench-generation bench-replies bench-training clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -30,6 +30,12 @@ lint: $(VENV)/installed-dev ## Check style, format and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
+audit: $(VENV)/installed-dev ## Look for versions with known vulnerabilities in constraints.txt
+	@$(BIN)/python -m tools.audit
+
+fuzz: $(VENV)/installed-dev ## Try thousands of made-up requests; writes benchmarks/fuzz.md (ARGS="--examples 100" for fewer)
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
 bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; writes benchmarks/intent_speed.md
 	@$(BIN)/python -m benchmarks.intent_speed
 
@@ -42,6 +48,12 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
+bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
+torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
+	@$(BIN)/python -m benchmarks.torture $(ARGS)
 
 bench-training: $(VENV)/installed ## Measure what a training job costs those who chat; writes benchmarks/training_load.md
 	@$(PIP_INSTALL) -e '.[bench]'

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from shared.contracts import Activate, Intent, Request, Text
 from shared.problems import FORM_TAG
 
 DEFAULT_CONVERSATION = "default"
-EXCHANGE_ID_PATTERN = r"^[0-9]{1,15}-[0-9]{1,15}$"
+EXCHANGE_ID_PATTERN = r"^[1-9][0-9]{0,14}-(0|[1-9][0-9]{0,14})$"  # one way to write each
+MAX_SEED = 2**53 - 1  # what every JSON library reads exactly (RFC 7493)
 _EXAMPLE_ID = "1795334400000-1"
 
 ConversationName = Annotated[
@@ -30,13 +31,17 @@ ExchangeId = Annotated[
         examples=[_EXAMPLE_ID],
     ),
 ]
+
+
+def _whole(number: Any) -> Any:
+    """To JSON 7 and 7.0 are the same number."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 Rating = Literal["positive", "negative"]
 Seed = Annotated[
-    int | None,
+    Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(_whole)] | None,
     Field(
-        strict=True,
-        ge=0,
-        le=2**63 - 1,
         description="Makes the same reply again where history, model and route are the same. "
         "Without one it is random.",
         examples=[7],

@@ -34,7 +34,7 @@ return ARGV[2]
 
 
 class FeedbackStore:
-    """Votes in Redis. Every method may raise redis.RedisError."""
+    """Votes in Redis. Every method may raise MemoryUnavailable."""
 
     def __init__(self, redis: Redis, memory: Memory) -> None:
         self._redis: Any = redis  # typed loosely for the same reason as in `memory`

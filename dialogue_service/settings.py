@@ -1,9 +1,11 @@
 """What the dialogue service can be told by environment variables."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     HttpUrl,
     RedisDsn,
@@ -93,6 +95,11 @@ class DialogueSettings(ServiceSettings):
         description="where the memory is kept, as redis://, rediss:// or unix:// URL.",
         examples=["redis://127.0.0.1:6379/0"],
     )
+    memory_folder: Annotated[Path | None, BeforeValidator(lambda folder: folder or None)] = Field(
+        default=None,
+        description="where Redis keeps its files, if on this machine: its disk then explains a failure.",
+        examples=[".data/valkey-9"],
+    )
     intent_url: HttpAddress = Field(
         default="http://127.0.0.1:8001",
         description="where the intent service listens.",
@@ -118,6 +125,13 @@ class DialogueSettings(ServiceSettings):
         le=10_000,
         description="how many turns may wait at once; one more is answered 429.",
         examples=[32],
+    )
+    sockets: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="how many WebSockets may be open at once; one more is answered 503.",
+        examples=[200],
     )
     context_tokens: int = Field(
         default=384,
@@ -176,6 +190,7 @@ class DialogueSettings(ServiceSettings):
             "max_message_chars": MAX_TEXT_CHARS,
             "deadline_s": self.deadline,
             "queue": self.queue,
+            "sockets": self.sockets,
             "context_tokens": self.context_tokens,
             "reply_tokens": self.reply_tokens,
             "candidates": self.candidates,

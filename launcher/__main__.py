@@ -54,6 +54,8 @@ def _run(children: Children, sockets: Path) -> NoReturn:
     services.check_ports([dialogue, intent], children)
     with redis_server.started(configured, children, sockets) as store:
         os.environ["REDIS_URL"] = store.url
+        if store.folder:
+            os.environ["DIALOGUE_MEMORY_FOLDER"] = str(store.folder)
         intent_state, dialogue_state = services.start([intent, dialogue], children)
         facts = banner.Facts(
             dialogue_url=dialogue.url,
@@ -62,6 +64,7 @@ def _run(children: Children, sockets: Path) -> NoReturn:
             intent=intent_state.model,
             memory=store.place,
             needs_key=dialogue.configured.api_key is not None,
+            exposed=[s.exposure for s in (dialogue, intent) if s.configured.is_exposed],
         )
         banner.show(facts, Console())
         while True:

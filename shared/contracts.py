@@ -24,10 +24,27 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_printable)]
+def _pattern(*, but: str = "") -> dict[str, Any]:
+    """`_printable` for the schema alone, since its own words say better what is wrong.
+
+    At least one character is neither white space nor one of `but`.
+    """
+    controls = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    return {"pattern": rf"^[^{controls}]*[^\s{but}{controls}][^{controls}]*$"}
+
+
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra=_pattern()),
+    AfterValidator(_printable),
+]
 """What a person writes: 1 to 4,000 characters, not blank, no control characters."""
 
-Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Label = Annotated[
+    str,
+    Field(min_length=1, max_length=100, json_schema_extra=_pattern(but="_")),
+    AfterValidator(_printable),
+]
 
 Score = Annotated[float, Field(ge=0.0, le=1.0), PlainSerializer(lambda score: round(score, 4), float)]
 """A probability; four digits of it are sent."""
@@ -40,7 +57,10 @@ class Request(BaseModel):
 
 
 Labels = Annotated[
-    Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)] | None,
+    Annotated[
+        list[Label], Field(min_length=1, max_length=MAX_LABELS, json_schema_extra={"uniqueItems": True})
+    ]
+    | None,
     Field(
         description="Classify among these labels instead of the catalogue (zero-shot), for this call only.",
         examples=[["greeting", "order_pizza", "complaint"]],

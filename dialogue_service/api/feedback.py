@@ -5,7 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
 
-from dialogue_service.api.state import BODY_PROBLEMS, COMMON_PROBLEMS, AnsweringMemoryDep, FeedbackDep
+from dialogue_service.api import links
+from dialogue_service.api.state import COMMON_PROBLEMS, AnsweringMemoryDep, FeedbackDep
 from dialogue_service.contracts import (
     ExchangeFeedback,
     ExchangeId,
@@ -14,7 +15,7 @@ from dialogue_service.contracts import (
     FeedbackPage,
     FeedbackRequest,
 )
-from shared.problems import InvalidBody, NotFound, responses
+from shared.problems import BODY_PROBLEMS, InvalidBody, NotFound, responses
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
@@ -22,7 +23,7 @@ router = APIRouter(prefix="/feedback", tags=["feedback"])
 @router.post(
     "",
     summary="Say what you think of a reply",
-    responses=responses(*BODY_PROBLEMS, *COMMON_PROBLEMS, NotFound),
+    responses=links.AFTER_VOTE | responses(*BODY_PROBLEMS, *COMMON_PROBLEMS, NotFound),
 )
 async def vote(body: Annotated[FeedbackRequest, Body()], store: FeedbackDep) -> Feedback:
     """On an exchange by its id, or on any input and response. Another vote on the same replaces it, the same

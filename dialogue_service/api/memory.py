@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from dialogue_service.api import links
 from dialogue_service.api.state import COMMON_PROBLEMS, AnsweringMemoryDep, ChatDep, MemoryDep
 from dialogue_service.contracts import (
     DEFAULT_CONVERSATION,
@@ -21,7 +22,9 @@ router = APIRouter(prefix="/memory", tags=["memory"])
 Conversation = Annotated[ConversationName, Query()]
 
 
-@router.get("", summary="What was said", responses=responses(*COMMON_PROBLEMS, InvalidBody))
+@router.get(
+    "", summary="What was said", responses=links.AFTER_PAGE | responses(*COMMON_PROBLEMS, InvalidBody)
+)
 async def remember(
     memory: MemoryDep,
     conversation: Conversation = DEFAULT_CONVERSATION,

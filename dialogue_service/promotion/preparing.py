@@ -30,7 +30,7 @@ class Preparation:
     settings: DialogueSettings
 
     async def __call__(self, method: Literal["sft", "kto"], folder: Path, name: str) -> None:
-        """Raises TooLittleFeedback, ModelNotReady, TrainingUnavailable, RedisError and OSError."""
+        """Raises TooLittleFeedback, ModelNotReady, TrainingUnavailable, MemoryUnavailable and OSError."""
         against, base = await self.versions.base()
         votes = folder / FEEDBACK
         if not await _write(votes, self.feedback.export()):

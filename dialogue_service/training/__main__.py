@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dialogue_service.evaluation.judge import Judge
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for ours in ("dialogue_service", "shared"):
         logging.getLogger(ours).setLevel(logging.INFO)
     # It misses an output matrix in checkpoints, which is the embedding and therefore not saved twice.
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     given: dict[str, Any] = vars(_parser().parse_args(arguments))
     try:
         service = load(DialogueSettings)

@@ -4,11 +4,12 @@ import asyncio
 from urllib.parse import urlsplit
 
 import httpx
-from redis import RedisError
 
+from dialogue_service.connection import connect
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import Memory, connect
+from dialogue_service.memory import Memory
 from dialogue_service.training.data import DataError
+from shared.problems import MemoryUnavailable
 
 _TIMEOUT_S = 30.0
 
@@ -22,7 +23,7 @@ def fetch(url: str, api_key: str | None = None) -> bytes:
     where = f"{at.scheme}://{at.hostname or ''}{f':{at.port}' if at.port else ''}"  # never the password
     try:
         found = _ask(url, api_key) if at.scheme in ("http", "https") else asyncio.run(_read(url))
-    except (httpx.HTTPError, RedisError, OSError, ValueError) as error:
+    except (httpx.HTTPError, MemoryUnavailable, OSError, ValueError) as error:
         raise DataError(
             f"no votes could be had from {where}: {error or type(error).__name__}.\n"
             "Start Parley (make run) and try again, or train on an exported file: --data feedback.jsonl"

@@ -81,6 +81,11 @@ class TrainedClassifier:
         """Load a trained folder and the encoder it names. Raises ModelUnavailable."""
         return cls(SentenceEncoder.load(encoder_folder(folder)), Head.load(folder))
 
+    @property
+    def dtype(self) -> str:
+        """What the encoder computes with."""
+        return self._encoder.dtype
+
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""
         labels = [intent.label for intent in catalog.intents]

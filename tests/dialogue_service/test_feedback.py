@@ -137,7 +137,7 @@ def test_what_was_exported_outlives_the_memory_in_the_owners_file(
 ) -> None:
     exchange_id = say(client, "hello")
     client.post(
-        "/feedback", json={"exchange_id": exchange_id, "rating": "positive", "better_reply": "Hi!"}
+        "/feedback", json={"exchange_id": exchange_id, "rating": "negative", "better_reply": "Hi!"}
     ).raise_for_status()
     mine = tmp_path / "feedback.jsonl"
     mine.write_bytes(client.get("/feedback/export").content)
