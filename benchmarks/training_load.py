@@ -101,8 +101,8 @@ def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str
 
 Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as
 `make run` starts it, the shipped starter, one person who chats without a pause, and a job of method
-{job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that (without the chat it is
-faster). Milliseconds of a `POST /chat`.
+{job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that.
+Milliseconds of a `POST /chat`.
 
 | meanwhile | turns | median | p95 | median, times no job | p95, times no job |
 |---|---|---|---|---|---|

@@ -49,7 +49,7 @@ def problem(answer: httpx.Response, status: int, name: str) -> str:
 def test_votes_become_a_version_that_serves_and_can_be_taken_back(
     client: httpx.Client, registry: Path
 ) -> None:
-    vote(client, 45)
+    vote(client, 70)
     begun = client.post("/training", json={"method": "sft", "activate": True})
     assert begun.status_code == 202
     name = begun.json()["id"]
@@ -87,9 +87,8 @@ def test_what_is_missing_is_said(client: httpx.Client) -> None:
     vote(client, 25)
     detail = problem(client.post("/training", json={"method": "kto"}), 409, "too-little-feedback")
     assert "5 more down" in detail
-    vote(client, 8, up=False)
+    vote(client, 8, up=False)  # too few for both sides of the split, whichever votes are held out
     detail = problem(client.post("/training", json={"method": "kto"}), 409, "too-little-feedback")
-    assert "too few votes to measure on" in detail
     assert "more down" in detail
     assert client.get("/training").json() == {"jobs": []}
 

@@ -14,7 +14,12 @@ from tests.versions import swap_under_load
 JOB_S = 300.0
 THINGS = ["trees", "old books", "my sister", "cold soup", "red cars", "long trains", "our dog", "the sea"]
 THINGS += ["rainy days", "jazz", "chess", "tomatoes", "the moon", "trams", "good bread"]
-CORRECTED = {"I could talk about {} all day.": "hobbies", "And {}, what about that?": "ask_opinion"}
+CORRECTED = {
+    "I could talk about {} all day.": "hobbies",
+    "Nothing is as good as {}.": "hobbies",
+    "And {}, what about that?": "ask_opinion",
+    "Now say something on {}.": "ask_opinion",
+}
 BETTER = "That is lovely. What do you like most about it?"
 
 
