@@ -84,6 +84,7 @@ def test_forgetting_a_conversation_takes_its_votes_but_no_others(client: httpx.C
     ("body", "pointers"),
     [
         ({"exchange_id": "x", "rating": "positive"}, ["/exchange_id"]),
+        ({"exchange_id": "01-1", "rating": "positive"}, ["/exchange_id"]),
         ({"exchange_id": "1-1", "rating": "meh"}, ["/rating"]),
         ({"input": "a", "response": "b"}, ["/feedback"]),
         ({"input": "a", "response": "b", "feedback": "positive", "rating": "positive"}, ["/rating"]),
