@@ -67,7 +67,10 @@ def load_tokenizer(folder: Path, **options: Any) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, **options
     )
-    if not any((folder / file).is_file() for file in tokenizer.vocab_files_names.values()):
+    # Whatever files a tokenizer came in, save_pretrained() leaves it in the first of these.
+    if not any(
+        (folder / file).is_file() for file in ("tokenizer.json", *tokenizer.vocab_files_names.values())
+    ):
         raise ModelUnavailable(
             "it holds no tokenizer", "Save it beside the model with save_pretrained().", lasting=True
         )

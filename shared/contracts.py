@@ -206,6 +206,59 @@ class Models(SlotStatus):
     )
 
 
+Activate = Annotated[
+    bool | Literal["if_better"],
+    Field(
+        description="Whether the new version is put into service: if_better when the gate promotes it; "
+        "true in any case; false never.",
+        examples=["if_better"],
+    ),
+]
+
+
+class TrainingJob(BaseModel):
+    """A training job: how far it is, and what came of it."""
+
+    id: str = Field(description="Also the name of the version that it makes.", examples=["20270114-093000"])
+    method: str = Field(examples=["kto"])
+    activate: Activate
+    state: Literal["running", "succeeded", "failed", "cancelled", "interrupted"] = Field(
+        description="interrupted: the service ended while it ran.", examples=["running"]
+    )
+    stage: str = Field(default="preparing", examples=["training"])
+    step: int = Field(default=0, description="Of this stage.", examples=[40])
+    total: int = Field(default=0, description="Steps of this stage; 0: not known yet.", examples=[120])
+    seconds_left: float | None = Field(
+        default=None,
+        description="Until this stage ends, at the speed so far; null: not known.",
+        examples=[80.5],
+    )
+    created: datetime = Field(description="When it began (UTC).")
+    ended: datetime | None = Field(default=None, description="When it ended (UTC).")
+    version: str | None = Field(
+        default=None, description="The model version that it made.", examples=["20270114-093000"]
+    )
+    scores: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Measure by measure the model in service (before) and the new one (after).",
+        examples=[{"agreement": {"before": 0.52, "after": 0.81, "holds": True}}],
+    )
+    promoted: bool | None = Field(default=None, description="What the gate said.")
+    verdict: str | None = Field(
+        default=None,
+        description="Why, in a sentence.",
+        examples=["Promoted: agreement 0.52 -> 0.81, and nothing else is worse than tolerated."],
+    )
+    activated: bool = Field(default=False, description="Whether this job put the version into service.")
+    error: str | None = Field(default=None, description="What went wrong.")
+
+
+class TrainingJobs(BaseModel):
+    """The training jobs, the newest first; the oldest are dropped after a hundred."""
+
+    jobs: list[TrainingJob]
+
+
 class Liveness(BaseModel):
     """The process runs and its event loop turns."""
 

@@ -4,7 +4,8 @@
      ├─ BadRequest           400  this is not HTTP, or two readers would understand it in two ways
      ├─ MalformedBody        400  the body is not JSON
      ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
-     ├─ ForeignOrigin        403  a WebSocket that another site's page opened
+     ├─ ForeignHost          403  without a key, a name that a page may have pointed here
+     ├─ ForeignOrigin        403  a page of another site
      ├─ NotFound             404  no such route or thing
      ├─ MethodNotAllowed     405
      ├─ RequestTimeout       408  the request did not arrive in time
@@ -12,6 +13,8 @@
      ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
      ├─ SwapInProgress       409  another model is on its way into service
      ├─ NothingToRollBack    409  no version was active before this one
+     ├─ TrainingRunning      409  one job at a time
+     ├─ TooLittleFeedback    409  nothing can be learned, or measured, from so few votes
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ UnsupportedMedia     415  a body in another form than plain JSON
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
@@ -23,10 +26,12 @@
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
      ├─ UpstreamFailed       502  the model server gave no usable answer
+     ├─ FeedbackUnavailable  502  the other service gave no feedback to learn from
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
      ├─ TooManySockets       503  as many WebSockets are open as may be
+     ├─ TrainingUnavailable  503  this installation cannot train
      ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
@@ -45,9 +50,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
+
+CAUSE = "parley.cause"
+"""The key in an ASGI scope under which the slug of the problem stands that a request ended in."""
 
 FORM_TAG = "form:"
 """Begins the tag of each shape a body may have: pydantic puts it into locations, callers never sent it."""
@@ -106,13 +115,21 @@ class Problem(Exception):
         )
 
     def response(self) -> Response:
-        """The HTTP answer."""
-        return JSONResponse(
-            self.details().model_dump(exclude_none=True),
-            status_code=self.status,
-            headers=self.headers,
-            media_type=MEDIA_TYPE,
-        )
+        """The HTTP answer, which also notes its cause for the log and the metrics."""
+        return _Answer(self)
+
+
+class _Answer(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        self._slug = problem.slug
+        content = problem.details().model_dump(exclude_none=True)
+        super().__init__(content, problem.status, problem.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CAUSE] = self._slug
+        await super().__call__(scope, receive, send)
 
 
 class BadRequest(Problem):
@@ -136,11 +153,18 @@ class Unauthorized(Problem):
     advice = "Send the header Authorization: Bearer <the value of API_KEY>."
 
 
+class ForeignHost(Problem):
+    """Anybody may have given this machine that name: a page of theirs would then read as one of Parley's."""
+
+    slug, title, status = "foreign-host", "This name is not answered to without a key", 403
+    advice = "Call by IP address or as localhost, or set API_KEY on the server."
+
+
 class ForeignOrigin(Problem):
-    """A page of another site opened this WebSocket; browsers let it, and send its origin along."""
+    """A page of another site; browsers let it send requests and open WebSockets, and name its origin."""
 
     slug, title, status = "foreign-origin", "Pages of other sites may not talk here", 403
-    advice = "Open the WebSocket from a page of this host, or from a program that sends no Origin header."
+    advice = "Use a page of this host, or name the origin in CORS_ORIGINS on the server."
 
 
 class NotFound(Problem):
@@ -190,6 +214,20 @@ class NothingToRollBack(Problem):
 
     slug, title, status = "nothing-to-roll-back", "No version was active before this one", 409
     advice = "GET /models lists the versions; activate the one you want."
+
+
+class TrainingRunning(Problem):
+    """One job at a time."""
+
+    slug, title, status = "training-running", "A training job is running", 409
+    advice = "Wait until GET /training shows that it has ended, or DELETE it."
+
+
+class TooLittleFeedback(Problem):
+    """Nothing can be learned, or measured, from so few votes; the detail says how many are missing."""
+
+    slug, title, status = "too-little-feedback", "There is too little feedback to learn from", 409
+    advice = "Give more feedback with POST /feedback, then send this again."
 
 
 class ContentTooLarge(Problem):
@@ -268,6 +306,13 @@ class UpstreamFailed(Problem):
     advice = "Nothing was stored. Send it again; the log of the model server may say more."
 
 
+class FeedbackUnavailable(Problem):
+    """The other service gave no feedback to learn from; the detail says what to check."""
+
+    slug, title, status = "feedback-unavailable", "The feedback cannot be fetched", 502
+    advice = "Check that the dialogue service runs where INTENT_FEEDBACK_URL says."
+
+
 class ModelNotReady(Problem):
     """No model can answer yet."""
 
@@ -294,6 +339,13 @@ class TooManySockets(Problem):
 
     slug, title, status = "too-many-sockets", "Too many WebSockets are open", 503
     advice = "Close one, or come back later; DIALOGUE_SOCKETS says how many may be open."
+
+
+class TrainingUnavailable(Problem):
+    """This installation cannot train; the detail says why."""
+
+    slug, title, status = "training-unavailable", "Training is not possible here", 503
+    advice = "See that the registry's folder can be written; a model that runs elsewhere is trained there."
 
 
 class UpstreamUnavailable(Problem):

@@ -25,7 +25,8 @@ import psutil
 
 from benchmarks.generation.engine import MESSAGE, REPLY, Say
 from benchmarks.generation.model import Words
-from benchmarks.generation.report import PARLEY, Check, Section, Times
+from benchmarks.generation.report import PARLEY
+from benchmarks.sections import Check, Section, Times
 
 TURNS = 200
 _START_S, _READY_S = 180.0, 600.0

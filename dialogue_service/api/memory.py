@@ -50,5 +50,6 @@ async def export(
     responses=responses(*COMMON_PROBLEMS, InvalidBody, Overloaded, DeadlineExceeded),
 )
 async def forget(service: ChatDep, conversation: Conversation = DEFAULT_CONVERSATION) -> Forgotten:
-    """Forgets the conversation and the votes on it, for good. A reply under way is finished first."""
+    """Forgets the conversation and the votes on it, for good; only what was exported before stays, in your
+    file. A reply under way is finished first."""
     return await service.forget(conversation)

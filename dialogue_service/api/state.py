@@ -10,7 +10,9 @@ from starlette.requests import HTTPConnection
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatRequest, Key
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import IdempotencyKey, Memory
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory
+from dialogue_service.promotion.preparing import Preparation
 from shared.problems import MemoryUnavailable, Problem, Unauthorized
 
 
@@ -22,6 +24,7 @@ class State:
     memory: Memory
     feedback: FeedbackStore
     sockets: asyncio.Semaphore
+    prepare: Preparation
 
 
 def _state(connection: HTTPConnection) -> State:
@@ -48,6 +51,10 @@ def _sockets(state: StateDep) -> asyncio.Semaphore:
     return state.sockets
 
 
+def _prepare(state: StateDep) -> Preparation:
+    return state.prepare
+
+
 async def _answering_memory(state: StateDep) -> Memory:
     """For streamed answers: refuses while it still can, since a stream that has begun can only break off."""
     await state.memory.ping()
@@ -58,6 +65,7 @@ ChatDep = Annotated[Chat, Depends(_chat)]
 MemoryDep = Annotated[Memory, Depends(_memory)]
 FeedbackDep = Annotated[FeedbackStore, Depends(_feedback)]
 SocketsDep = Annotated[asyncio.Semaphore, Depends(_sockets)]
+PreparationDep = Annotated[Preparation, Depends(_prepare)]
 AnsweringMemoryDep = Annotated[Memory, Depends(_answering_memory)]
 KeyHeader = Annotated[Key | None, Header(alias="Idempotency-Key")]
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from dialogue_service.training.data import DataFile
 from dialogue_service.training.settings import SettingsError, TrainingSettings
+from shared import gate
 
 ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources"})
 SOURCE_KEYS = frozenset({"name", "licence", "attribution"})
@@ -70,11 +71,16 @@ def content(
         "settings": settings.recorded(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            **{name: version(name) for name in _libraries(settings)},
         },
         "date": datetime.now(UTC).date().isoformat(),
         **about,
     }
+
+
+def _libraries(settings: TrainingSettings) -> list[str]:
+    more = {"trl": settings.method == "kto", "peft": settings.lora > 0}
+    return ["torch", "transformers", "tokenizers", *(name for name, used in more.items() if used)]
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:
@@ -106,7 +112,9 @@ def readme(card: dict[str, Any]) -> str:
         f"| after | {after['loss']} | {after['perplexity']} |",
         "",
         f"Measured on {after['tokens']} learned tokens of {training['held_out_dialogues']} dialogues.",
+        *(_agreement(before, after) if "agreement" in after else []),
         "",
+        *(gate.markdown(card["promotion"]) if "promotion" in card else []),
         "## Data",
         "",
         *(
@@ -120,10 +128,20 @@ def readme(card: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        f"{training['steps']} steps on {training['dialogues']} dialogues, seed {card['settings']['seed']}.",
+        f"{training['steps']} steps on {training['learned_from']}, seed {card['settings']['seed']};"
+        f" the best model was that of step {training['best_step']}.",
         "",
         *(f"- {key}: {value}" for key, value in card["settings"].items() if value not in (None, [])),
         *(f"- {key} {value}" for key, value in card["versions"].items()),
         "",
     ]
     return "\n".join(lines)
+
+
+def _agreement(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    return [
+        "",
+        "A held-out reply with thumbs up is more probable than one with thumbs down in"
+        f" {after['agreement']:.1%} of the pairs, before the training in {before['agreement']:.1%}"
+        " (50 % is chance).",
+    ]

@@ -22,6 +22,11 @@ class Classifier(Protocol):
     `classify` is not for two threads at once; `prepare` may run in another thread beside it.
     """
 
+    @property
+    def dtype(self) -> str:
+        """What its layers compute with, such as float32."""
+        ...
+
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages, at least one, together; one verdict each, in their order."""
         ...

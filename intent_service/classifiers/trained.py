@@ -82,6 +82,11 @@ class TrainedClassifier:
         """Load a trained folder and the encoder it names. Raises ModelUnavailable."""
         return cls(SentenceEncoder.load(encoder_folder(folder)), Head.load(folder))
 
+    @property
+    def dtype(self) -> str:
+        """What the encoder computes with."""
+        return self._encoder.dtype
+
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""
         labels = [intent.label for intent in catalog.intents]
@@ -100,10 +105,13 @@ class TrainedClassifier:
 
 def encoder_folder(folder: Path) -> Path:
     """Where the encoder of a trained folder lies, fetched if it is on the hub. Raises ModelUnavailable."""
+    return find_encoder(encoder_name(folder))
+
+
+def encoder_name(folder: Path) -> str:
+    """Of the encoder of a trained folder: the one within it, or what `find_encoder` takes."""
     name = read_json(folder / "config.json")["encoder"]
-    if name is None:
-        return folder / ENCODER
-    return find_encoder(str(name))
+    return str(folder / ENCODER if name is None else name)
 
 
 def find_encoder(name: str) -> Path:

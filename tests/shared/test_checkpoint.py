@@ -99,6 +99,13 @@ def test_the_tokenizer_reads_what_it_writes(checkpoint: Checkpoint) -> None:
     assert tokenizer.padding_side == "left"
 
 
+def test_a_tokenizer_that_was_saved_again_is_found(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(checkpoint("words"))
+    tokenizer.save_pretrained(tmp_path)
+    assert not (tmp_path / "vocab.json").exists()
+    assert load_tokenizer(tmp_path)("What?")["input_ids"] == tokenizer("What?")["input_ids"]
+
+
 def test_an_empty_tokenizer_is_not_made_up(checkpoint: Checkpoint) -> None:
     folder = checkpoint("mute")
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):
