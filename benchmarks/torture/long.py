@@ -25,24 +25,24 @@ Say = Callable[[str], None]
 SHORT = 100
 _TURNS = 160  # of each; a multiple of 32, because what is recalled differs from turn to turn that often
 _PAGES = 100
-_STARTS = 3
 _BATCH = 2000
 _CHUNK_BYTES = 64 * 1024
 
 
-def conversation(say: Say, exchanges: int) -> Section:
-    """Fill one conversation and compare it with one of SHORT exchanges."""
+def conversation(say: Say, exchanges: int, starts: int = 3) -> Section:
+    """Fill one conversation and compare it with one of SHORT exchanges; `starts` times start with each."""
     with TemporaryDirectory(prefix="parley-torture-") as folder, echo.serving() as model:
         # The window as it is by default: the prompts of both are of the same length.
         settings = echo.settings(model) | {"DIALOGUE_CONTEXT_TOKENS": "384"}
         with Parley(Path(folder), **settings) as parley:
-            return _Long(parley, exchanges, say).measured()
+            return _Long(parley, exchanges, starts, say).measured()
 
 
 class _Long:
-    def __init__(self, parley: Parley, exchanges: int, say: Say) -> None:
+    def __init__(self, parley: Parley, exchanges: int, starts: int, say: Say) -> None:
         self._parley = parley
         self._exchanges = exchanges
+        self._starts_each = starts
         self._say = say
 
     def measured(self) -> Section:
@@ -63,7 +63,7 @@ class _Long:
             ("POST /chat, ms", turns, 1000),
             ("GET /memory, the newest 50, ms", newest, 1000),
             ("GET /memory, 50 from the middle, ms", older, 1000),
-            ("start, s", (starts[0], starts[1]), 1),
+            *([("start, s", (starts[0], starts[1]), 1)] if self._starts_each else []),
         ):
             cells = {name: _shown(values, scale) for name, values in zip(names, (short, long), strict=True)}
             section.rows.append((what, cells))
@@ -103,8 +103,8 @@ class _Long:
 
     def _starts(self, names: str) -> list[float]:
         seconds = []
-        for number in range(_STARTS):
-            self._say(f"start with {names}, {number + 1} of {_STARTS}")
+        for number in range(self._starts_each):
+            self._say(f"start with {names}, {number + 1} of {self._starts_each}")
             self._parley.interrupt()
             began = time.perf_counter()
             self._parley.start()
