@@ -36,7 +36,7 @@ def rounds(
     victims: tuple[str, ...] = tuple(VICTIMS),
     keep: Callable[[Section], None] | None = None,
 ) -> Section:
-    """Kill `count` times and look at everything after each; `keep` is given what there is after each round."""
+    """Kill `count` times and look at everything after each; `keep` gets what there is after each round."""
     with (
         TemporaryDirectory(prefix="parley-torture-") as folder,
         echo.serving() as model,

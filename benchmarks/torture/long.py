@@ -27,6 +27,7 @@ _TURNS = 160  # of each; a multiple of 32, because what is recalled differs from
 _PAGES = 100
 _BATCH = 2000
 _CHUNK_BYTES = 64 * 1024
+_EXPORT_S = 200.0  # of a longer one, what there is by then
 
 
 def conversation(say: Say, exchanges: int, starts: int = 3) -> Section:
@@ -72,10 +73,10 @@ class _Long:
                 Check.at_most(ratio, 1.2, f"{what.partition(',')[0]}, {names[1]} to {SHORT}")
             )
         section.facts = {
-            "exported exchanges": f"{exported:,} in {seconds:.0f} s",
+            "exported exchanges": f"{exported:,} of {self._exchanges + _TURNS:,} in {seconds:.0f} s",
             "dialogue service before and at most during that, MB": f"{before:.0f}, {most:.0f}",
         }
-        if exported != self._exchanges + _TURNS:
+        if exported != self._exchanges + _TURNS and seconds < _EXPORT_S:
             section.findings.append(f"{exported} exchanges were exported, not {self._exchanges + _TURNS}")
         section.checks.append(Check.at_most(most / before, 1.1, "Memory during the export to that before"))
         return section
@@ -152,7 +153,7 @@ class _Long:
         lines, began = 0, time.perf_counter()
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         writer.write(b"GET /memory/export?conversation=long HTTP/1.0\r\nHost: parley\r\n\r\n")
-        while piece := await reader.read(_CHUNK_BYTES):
+        while (piece := await reader.read(_CHUNK_BYTES)) and time.perf_counter() - began < _EXPORT_S:
             lines += piece.count(b'"conversation":"long"')
             most = max(most, _megabytes(service))
         writer.close()
