@@ -49,8 +49,15 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
+bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
 torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
 	@$(BIN)/python -m benchmarks.torture $(ARGS)
+
+bench-training: $(VENV)/installed ## Measure what a training job costs those who chat; writes benchmarks/training_load.md
+	@$(PIP_INSTALL) -e '.[bench]'
+	@$(BIN)/python -m benchmarks.training_load $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

@@ -34,7 +34,8 @@ from dialogue_service.generation import int8
 from dialogue_service.generation.candidate import OPENING
 from dialogue_service.training.data import read_file
 from dialogue_service.training.settings import TrainingSettings
-from dialogue_service.training.trainer import Batches, score
+from dialogue_service.training.sft import Batches
+from dialogue_service.training.trainer import score
 from shared.settings import REPOSITORY
 
 REPORT = Path(__file__).with_suffix(".md")

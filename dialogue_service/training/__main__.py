@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import transformers
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dialogue_service.evaluation.judge import Judge
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for ours in ("dialogue_service", "shared"):
         logging.getLogger(ours).setLevel(logging.INFO)
     # It misses an output matrix in checkpoints, which is the embedding and therefore not saved twice.
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     given: dict[str, Any] = vars(_parser().parse_args(arguments))
     try:
         service = load(DialogueSettings)
@@ -115,6 +116,10 @@ def _how_to_serve(settings: TrainingSettings, service: DialogueSettings) -> str:
     return f"It is a version in {service.registry}. Put it into service with\ncurl -s -X POST {url}{key}"
 
 
+def _rates() -> str:
+    return ", ".join(f"{method} {rate}" for method, rate in DEFAULT_RATE.items())
+
+
 def _parser() -> argparse.ArgumentParser:
     # Options that are not given stay out of the namespace, so the defaults live in TrainingSettings alone.
     default = TrainingSettings
@@ -156,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--learning-rate",
         type=float,
-        help=f"peak rate, falls linearly to 0 ({DEFAULT_RATE}, with --lora {LORA_RATE} times as much)",
+        help=f"peak rate, falls linearly to 0 (for a model as wide as the starter {_rates()}, for wider ones"
+        f" less, with --lora {LORA_RATE} times as much)",
     )
     add("--beta", type=float, help=f"how firmly kto holds the model to what it was ({default.beta})")
     add("--warmup", type=float, help=f"share of the steps in which the rate rises ({default.warmup})")

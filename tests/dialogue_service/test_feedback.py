@@ -137,7 +137,7 @@ def test_what_was_exported_outlives_the_memory_in_the_owners_file(
 ) -> None:
     exchange_id = say(client, "hello")
     client.post(
-        "/feedback", json={"exchange_id": exchange_id, "rating": "positive", "better_reply": "Hi!"}
+        "/feedback", json={"exchange_id": exchange_id, "rating": "negative", "better_reply": "Hi!"}
     ).raise_for_status()
     mine = tmp_path / "feedback.jsonl"
     mine.write_bytes(client.get("/feedback/export").content)
@@ -150,6 +150,7 @@ def test_what_was_exported_outlives_the_memory_in_the_owners_file(
     ("body", "pointers"),
     [
         ({"exchange_id": "x", "rating": "positive"}, ["/exchange_id"]),
+        ({"exchange_id": "01-1", "rating": "positive"}, ["/exchange_id"]),
         ({"exchange_id": "1-1", "rating": "meh"}, ["/rating"]),
         ({"input": "a", "response": "b"}, ["/feedback"]),
         ({"input": "a", "response": "b", "feedback": "positive", "rating": "positive"}, ["/rating"]),
