@@ -1,6 +1,7 @@
 """A TCP proxy that makes the network between two processes fail on purpose."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,8 @@ class Proxy:
         self._fault = Fault()
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._connected, "127.0.0.1", 0))
-        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
 
     def set(self, fault: Fault) -> None:
         """Let this happen from now on, to open connections too."""
@@ -42,6 +43,7 @@ class Proxy:
 
     def run(self) -> None:
         """Until `end`, in a thread of its own."""
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._connected, sock=self._socket))
         self._loop.run_forever()
         self._loop.run_until_complete(self._end())
         self._loop.close()

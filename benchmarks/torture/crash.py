@@ -30,14 +30,19 @@ _QUIET_S = 1.0
 Say = Callable[[str], None]
 
 
-def rounds(count: int, say: Say, victims: tuple[str, ...] = tuple(VICTIMS)) -> Section:
-    """Kill `count` times and look at everything after each."""
+def rounds(
+    count: int,
+    say: Say,
+    victims: tuple[str, ...] = tuple(VICTIMS),
+    keep: Callable[[Section], None] | None = None,
+) -> Section:
+    """Kill `count` times and look at everything after each; `keep` gets what there is after each round."""
     with (
         TemporaryDirectory(prefix="parley-torture-") as folder,
         echo.serving() as model,
         Parley(Path(folder), **echo.settings(model)) as parley,
     ):
-        return asyncio.run(_Series(parley, say).run(count, victims))
+        return asyncio.run(_Series(parley, say).run(count, victims, keep))
 
 
 class _Series:
@@ -48,15 +53,21 @@ class _Series:
         self._silences: dict[str, list[float]] = {}
         self.faults: list[str] = []
 
-    async def run(self, count: int, victims: tuple[str, ...]) -> Section:
+    async def run(
+        self, count: int, victims: tuple[str, ...], keep: Callable[[Section], None] | None
+    ) -> Section:
         for number in range(count):
             name = victims[number % len(victims)]
             self._say(f"kill -9 of {name}, {number + 1} of {count}; faults so far: {len(self.faults)}")
             await self._round(name)
             self.faults += [f"round {number + 1}, {name}: {fault}" for fault in await self._crowd.faults()]
             self._crowd.errors.clear()
+            if keep:
+                keep(self._section(number + 1))
+        section = self._section(count)
         left = await self._left_behind()
-        return self._section(count, left)
+        section.checks.append(Check.at_most(left, 0, "Locks left after a lease's time", "locks"))
+        return section
 
     async def _round(self, name: str) -> None:
         enough = asyncio.Event()
@@ -74,7 +85,7 @@ class _Series:
         async with Redis.from_url(f"unix://{self._parley.redis_socket()}") as redis:
             return len(await redis.keys(f"{keys.LEASE}*") + await redis.keys(f"{keys.LINE}*"))
 
-    def _section(self, count: int, left: int) -> Section:
+    def _section(self, count: int) -> Section:
         section = Section(
             "Killed",
             f"{CLIENTS} clients chat (seven messages of ten with an Idempotency-Key, sent until they are "
@@ -94,6 +105,5 @@ class _Series:
             Check.at_most(
                 len(self.faults), 0, "Lost, doubled, halved or disordered exchanges and votes", "faults"
             ),
-            Check.at_most(left, 0, "Locks left after a lease's time", "locks"),
         ]
         return section

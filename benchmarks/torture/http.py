@@ -48,6 +48,8 @@ class Connection:
         content = b"" if body is None else json.dumps(body).encode()
         given = {"Host": "parley", "Content-Type": "application/json", "Content-Length": str(len(content))}
         lines = "".join(f"{name}: {value}\r\n" for name, value in (given | headers).items())
+        if self._streams and self._streams[0].at_eof():
+            self.close()  # the server hangs up on who says nothing for a few seconds
         try:
             async with asyncio.timeout(self._timeout_s):
                 reader, writer = self._streams or await self._open()

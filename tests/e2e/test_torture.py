@@ -1,19 +1,42 @@
 """A little of `make torture`: it finds nothing, and would find something."""
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks.torture import crash, echo
+from benchmarks.torture import crash, disk, echo, load, long, replicas
 from benchmarks.torture.ledger import Ledger, Said
+from tests.outside import need
 
 
-def test_what_was_acknowledged_survives_kill_9_whole_once_and_in_order(tmp_path: Path) -> None:
+def test_what_was_acknowledged_survives_kill_9_whole_once_and_in_order() -> None:
     section = crash.rounds(3, print, ("Redis", "the dialogue service", "the launcher"))
     assert section.findings == []
     assert int(section.facts["exchanges acknowledged"]) > 20
     missed = [check.target for check in section.checks if not check.met]
     assert missed == ["Rounds of kill -9: at least 50 rounds"]
+
+
+def test_two_services_on_one_redis_have_one_order_and_forget_for_each_other() -> None:
+    section = replicas.two(print, 1)
+    assert section.findings == []
+    assert int(section.facts["exchanges acknowledged"]) > 20
+
+
+def test_a_full_disk_and_a_read_only_folder_are_named_and_lose_nothing() -> None:
+    try:
+        section = disk.full_and_read_only(print, 1)
+    except disk.CannotMount as why:
+        need(False, f"the right to mount a small disk ({why})")
+    assert section.findings == []
+
+
+def test_under_load_nothing_but_replies_and_refusals_and_sigterm_breaks_nothing_off() -> None:
+    section = load.heavy(print, 4, clients=60)
+    assert section.findings == []
+    assert "429" in section.facts["answers by status"]
+
+
+def test_a_long_conversation_is_exported_whole() -> None:
+    assert long.conversation(print, 1500, starts=0).findings == []
 
 
 def stored(message: str, number: int, reply: str = "") -> dict[str, object]:

@@ -45,6 +45,20 @@ def test_a_child_that_keeps_ending_is_given_up_with_its_last_words(monkeypatch, 
     assert marks.read_text() == "x" * (1 + module.MAX_RESTARTS)
 
 
+def test_a_child_is_not_started_again_before_its_hindrance_is_gone(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(module, "_RESTART_DELAY_S", 0.0)
+    starts, disk = tmp_path / "starts", ["full"]
+    code = "import sys; open(sys.argv[1], 'a').write('x')"
+    with Children() as children:
+        children.start(_python("writer", code, starts, hindrance=lambda: disk[0] if disk else None))
+        _pause_until(children, lambda: "writer is not started: full" in caplog.text)
+        children.pause(1.0)
+        assert starts.read_text() == "x"
+        assert caplog.text.count("is not started") == 1, "said once, not at every look"
+        disk.clear()
+        _pause_until(children, lambda: starts.read_text() != "x")
+
+
 def test_a_child_that_refuses_its_settings_is_not_started_again():
     with Children() as children:
         children.start(_python("picky", "raise SystemExit(2)"))
