@@ -19,6 +19,8 @@ from dialogue_service.evaluation import small_talk
 
 REPORT = Path(__file__).with_suffix(".md")
 TARGET = 2.0
+PAUSE_S = 0.5
+"""Between a reply and the next message; people take longer."""
 _SAY = Console(stderr=True)
 
 
@@ -49,6 +51,7 @@ class Chat:
     def turn(self) -> float:
         """Milliseconds of one request."""
         conversation = f"bench-{self._said // 3}"
+        time.sleep(PAUSE_S)
         message = lines()[self._said % len(lines())]
         self._said += 1
         began = time.perf_counter()
@@ -100,9 +103,9 @@ def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str
     return f"""# Chatting while a training job runs
 
 Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as
-`make run` starts it, the shipped starter, one person who chats without a pause, and a job of method
-{job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that.
-Milliseconds of a `POST /chat`.
+`make run` starts it, the shipped starter, one person who chats with pauses of half a second, and a job of
+method {job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that. Milliseconds of a
+`POST /chat`.
 
 | meanwhile | turns | median | p95 | median, times no job | p95, times no job |
 |---|---|---|---|---|---|
