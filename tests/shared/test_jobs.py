@@ -119,7 +119,7 @@ def state(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
-    wait_until(lambda: state(client, job)["ended"])
+    wait_until(lambda: state(client, job)["ended"], 60)
     return state(client, job)
 
 
