@@ -87,8 +87,8 @@ def p95(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
 
 
-def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str:
-    """As Markdown."""
+def report(took: dict[str, list[float]], job: dict[str, Any], votes: int, load: float) -> str:
+    """As Markdown; `load` is the machine's load average before anything was started."""
     idle = took["no job"]
     rows = []
     for stage, values in took.items():
@@ -105,7 +105,8 @@ def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str
 Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as
 `make run` starts it, the shipped starter, one person who chats with pauses of half a second, and a job of
 method {job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that. Milliseconds of a
-`POST /chat`.
+`POST /chat`. When it began other programs kept the machine at a load of {load:.0f}: at more than 1 they hide
+some of what the job costs.
 
 | meanwhile | turns | median | p95 | median, times no job | p95, times no job |
 |---|---|---|---|---|---|
@@ -122,9 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--votes", type=int, default=120)
     parser.add_argument("--turns", type=int, default=150, help="without a job")
     given = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
     with running(DIALOGUE_MODEL="", DIALOGUE_DEADLINE="120") as stack:
         took, job = measure(stack, given.votes, given.turns)
-    text = report(took, job, given.votes)
+    text = report(took, job, given.votes, load)
     REPORT.write_text(text, encoding="utf-8")
     print(text)
 
