@@ -109,7 +109,7 @@ def test_without_a_model_there_is_nothing_to_begin_with(start: Start, registry: 
 def test_every_error_is_documented(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     start = paths["/training"]["post"]["responses"]
-    assert set(start) == {"202", "400", "401", "409", "413", "422", "503"}
+    assert set(start) == {"202", "400", "401", "403", "409", "413", "422", "503"}
     assert "Location" in start["202"]["headers"]
     conflicts = start["409"]["content"]["application/problem+json"]["examples"]
     assert set(conflicts) == {"training-running", "too-little-feedback"}
