@@ -19,6 +19,8 @@ from dialogue_service.evaluation import small_talk
 
 REPORT = Path(__file__).with_suffix(".md")
 TARGET = 2.0
+PAUSE_S = 0.5
+"""Between a reply and the next message; people take longer."""
 _SAY = Console(stderr=True)
 
 
@@ -49,6 +51,7 @@ class Chat:
     def turn(self) -> float:
         """Milliseconds of one request."""
         conversation = f"bench-{self._said // 3}"
+        time.sleep(PAUSE_S)
         message = lines()[self._said % len(lines())]
         self._said += 1
         began = time.perf_counter()
@@ -84,8 +87,8 @@ def p95(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=20)[-1]
 
 
-def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str:
-    """As Markdown."""
+def report(took: dict[str, list[float]], job: dict[str, Any], votes: int, load: float) -> str:
+    """As Markdown; `load` is the machine's load average before anything was started."""
     idle = took["no job"]
     rows = []
     for stage, values in took.items():
@@ -100,9 +103,10 @@ def report(took: dict[str, list[float]], job: dict[str, Any], votes: int) -> str
     return f"""# Chatting while a training job runs
 
 Written by `make bench-training` on {time.strftime("%Y-%m-%d")}, with {os.cpu_count()} processors: Parley as
-`make run` starts it, the shipped starter, one person who chats without a pause, and a job of method
-{job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that.
-Milliseconds of a `POST /chat`.
+`make run` starts it, the shipped starter, one person who chats with pauses of half a second, and a job of
+method {job["method"]} on {votes} votes, which took {job["seconds"]:.0f} s beside that. Milliseconds of a
+`POST /chat`. When it began other programs kept the machine at a load of {load:.0f}: at more than 1 they hide
+some of what the job costs.
 
 | meanwhile | turns | median | p95 | median, times no job | p95, times no job |
 |---|---|---|---|---|---|
@@ -119,9 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--votes", type=int, default=120)
     parser.add_argument("--turns", type=int, default=150, help="without a job")
     given = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
     with running(DIALOGUE_MODEL="", DIALOGUE_DEADLINE="120") as stack:
         took, job = measure(stack, given.votes, given.turns)
-    text = report(took, job, given.votes)
+    text = report(took, job, given.votes, load)
     REPORT.write_text(text, encoding="utf-8")
     print(text)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-_LOWEST_PRIORITY = 19
+_PRIORITY = 10  # against what serves it gets a tenth, so it goes on where somebody never stops talking
 _BETWEEN_S = 0.5
 
 Report = Callable[[str, int, int], None]
@@ -48,7 +48,7 @@ class Teller:
 def main(work: Callable[[Report], dict[str, Any]]) -> NoReturn:
     """Do the work, say its outcome (fields of the job's record) or its fault, and end the process."""
     threading.Thread(target=_end_with_the_service, daemon=True).start()
-    os.nice(_LOWEST_PRIORITY)
+    os.nice(_PRIORITY)
     # Libraries print what they like; only what is said here is for the service.
     heard = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi import FastAPI
 
 from dialogue_service.settings import DialogueSettings
@@ -111,6 +112,15 @@ def test_no_container_has_more_rights_than_it_needs(compose: list[str]) -> None:
 def test_the_image_runs_as_a_user_without_rights() -> None:
     (user,) = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)  # by number: an orchestrator sees that it is not root
+
+
+def test_what_is_trained_lands_in_a_volume_of_both_services() -> None:
+    found = yaml.safe_load(FILE.read_text("utf-8"))["services"]
+    for name in ("dialogue", "intent"):
+        assert found[name]["read_only"] is True
+        assert found[name]["environment"][f"{name.upper()}_REGISTRY"] == f"/models-registry/{name}"
+        assert "models-registry:/models-registry" in found[name]["volumes"]  # not read-only: jobs work there
+    assert found["intent"]["environment"]["INTENT_FEEDBACK_URL"] == "http://dialogue:8000/feedback/export"
 
 
 def test_every_copied_path_exists_and_is_let_through() -> None:

@@ -3,9 +3,9 @@
 import math
 import random
 import statistics
-from collections.abc import Sequence
 
 from dialogue_service.evaluation import measures
+from dialogue_service.evaluation.measures import agreement
 from dialogue_service.evaluation.scores import Likelihoods, Scores
 from shared.gate import Measure, Verdict, Z
 
@@ -18,15 +18,6 @@ def verdict(before: Scores, after: Scores, method: str, against: str) -> Verdict
     approved replies more probable."""
     compared = [*_votes(before, after, method), *_small_talk(before, after)]
     return Verdict(against, tuple(compared))
-
-
-def agreement(up: Sequence[float], down: Sequence[float]) -> float:
-    """How often a reply with thumbs up is more probable than one with thumbs down; 0.5 is chance.
-
-    Over all such pairs, ties count half: the area under the ROC curve (Mann and Whitney 1947).
-    """
-    wins = sum((high > low) + 0.5 * (high == low) for high in up for low in down)
-    return wins / (len(up) * len(down))
 
 
 def _votes(before: Scores, after: Scores, method: str) -> list[Measure]:

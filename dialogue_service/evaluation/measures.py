@@ -59,3 +59,12 @@ def empty(text: str) -> bool:
 def share(hits: Sequence[bool]) -> float:
     """0 where there is nothing to count."""
     return sum(hits) / max(len(hits), 1)
+
+
+def agreement(up: Sequence[float], down: Sequence[float]) -> float:
+    """How often a reply with thumbs up is more probable than one with thumbs down; 0.5 is chance.
+
+    Over all such pairs, ties count half: the area under the ROC curve (Mann and Whitney 1947).
+    """
+    wins = sum((high > low) + 0.5 * (high == low) for high in up for low in down)
+    return wins / (len(up) * len(down))

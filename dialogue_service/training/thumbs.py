@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from dialogue_service.evaluation import measures
 from dialogue_service.training.data import Dialogue, Thumb
 from dialogue_service.training.rows import IGNORED, Row, collate, encode
 
@@ -38,8 +39,7 @@ def agreement(
     below = [score for score, (_, up) in zip(scores, fit, strict=True) if not up]
     if not above or not below:
         return None
-    wins = sum((high > low) + 0.5 * (high == low) for high in above for low in below)
-    return round(wins / (len(above) * len(below)), 4)
+    return round(measures.agreement(above, below), 4)
 
 
 def mean_log_probabilities(model: PreTrainedModel, rows: Sequence[Row]) -> list[float]:

