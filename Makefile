@@ -55,6 +55,10 @@ bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmark
 torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
 	@$(BIN)/python -m benchmarks.torture $(ARGS)
 
+bench-training: $(VENV)/installed ## Measure what a training job costs those who chat; writes benchmarks/training_load.md
+	@$(PIP_INSTALL) -e '.[bench]'
+	@$(BIN)/python -m benchmarks.training_load $(ARGS)
+
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

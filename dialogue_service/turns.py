@@ -11,6 +11,7 @@ Martin Kleppmann, How to do distributed locking, 2016, calls that fencing.
 
 import asyncio
 import logging
+import random
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -110,7 +111,8 @@ class Turns:
         Raises Overloaded at once when too many turns are under way.
         """
         if self._admitted >= self._capacity:
-            raise Overloaded(retry_after_s=1 + self._admitted)
+            # By chance, so that those who are refused together do not come back together.
+            raise Overloaded(retry_after_s=random.uniform(1, 1 + self._admitted))  # noqa: S311
         self._admitted += 1
         ticket = Ticket(conversation, key)
         alive = asyncio.create_task(self._keep_alive(ticket))

@@ -5,7 +5,7 @@ It must be better in what it was trained for, by more than chance explains, and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
@@ -87,3 +87,25 @@ class Verdict:
                 for m in self.measures
             },
         }
+
+
+def markdown(recorded: dict[str, Any]) -> list[str]:
+    """What was recorded of a verdict, as lines for a card."""
+    rows = (
+        f"| {name} | {measure['before']} | {measure['after']} | {'yes' if measure['holds'] else 'no'} |"
+        for name, measure in recorded["measures"].items()
+    )
+    return [
+        f"## Beside `{recorded['against']}`, the model in service",
+        "",
+        recorded["rule"],
+        "",
+        recorded["verdict"],
+        "",
+        "| | before | after | as the rule wants it |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "`report.html` shows what both say.",
+        "",
+    ]

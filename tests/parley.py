@@ -22,7 +22,8 @@ class Parley:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self._folder = folder
-        usual = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self.data = folder / "data"
+        usual = {"PARLEY_DATA": str(self.data), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
         self._settings = usual | settings
         self.urls = {}
         for service in ("dialogue", "intent"):

@@ -78,7 +78,7 @@ class Crowd:
     async def _vote_freely(self, connection: Anywhere) -> None:
         comment = f"free vote {len(self.ledger.free_votes)}"
         self.ledger.free_votes[comment] = False
-        vote = {"input": "in", "response": "out", "feedback": comment}
+        vote = {"input": comment, "response": "out", "feedback": comment}
         answer = await self._once(connection, "POST", "/feedback", vote)
         self.ledger.free_votes[comment] = answer is not None and answer.status == 200
 
@@ -103,7 +103,7 @@ class Crowd:
         return self.errors + self.ledger.faults(stored, await self._export("/feedback/export"))
 
     async def _export(self, path: str) -> list[dict[str, Any]]:
-        async with Connection(self._ports[0]) as connection:
+        async with Connection(self._ports[0], timeout_s=300) as connection:
             answer = await connection.request("GET", path)
         if answer.status != 200:
             raise RuntimeError(f"{path} answered {answer.status}: {answer.body[:200]!r}")

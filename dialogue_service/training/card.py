@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from dialogue_service.training.data import DataFile
 from dialogue_service.training.settings import SettingsError, TrainingSettings
+from shared import gate
 
 ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources"})
 SOURCE_KEYS = frozenset({"name", "licence", "attribution"})
@@ -113,7 +114,7 @@ def readme(card: dict[str, Any]) -> str:
         f"Measured on {after['tokens']} learned tokens of {training['held_out_dialogues']} dialogues.",
         *(_agreement(before, after) if "agreement" in after else []),
         "",
-        *_promotion(card),
+        *(gate.markdown(card["promotion"]) if "promotion" in card else []),
         "## Data",
         "",
         *(
@@ -145,23 +146,3 @@ def _agreement(before: dict[str, float], after: dict[str, float]) -> list[str]:
         f" {after['agreement']:.1%} of the pairs, before the training in {before['agreement']:.1%}"
         " (50 % is chance).",
     ]
-
-
-def _promotion(card: dict[str, Any]) -> list[str]:
-    """What the gate said, if it was asked."""
-    if "promotion" not in card:
-        return []
-    judged = card["promotion"]
-    lines = [
-        f"## Beside `{judged['against']}`, the model in service",
-        "",
-        judged["rule"],
-        "",
-        judged["verdict"],
-        "",
-    ]
-    lines += ["| | before | after | as the rule wants it |", "|---|---|---|---|"]
-    for name, measure in judged["measures"].items():
-        holds = "yes" if measure["holds"] else "no"
-        lines.append(f"| {name} | {measure['before']} | {measure['after']} | {holds} |")
-    return [*lines, "", "`report.html` shows what both say.", ""]

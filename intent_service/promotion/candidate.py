@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from intent_service import catalog, classifiers
+from intent_service import catalog, classifiers, examples
 from intent_service.catalog import CatalogFault
 from intent_service.classifiers.nli import BY_HAND
 from intent_service.examples import DataFault
 from intent_service.promotion import evaluation
 from intent_service.promotion.evaluation import Material
 from intent_service.promotion.plan import Plan, hold_out, usable
-from intent_service.promotion.preparing import corrections
 from intent_service.training import card, run
 from intent_service.training.settings import SettingsError, TrainingSettings
 from shared.hub import ModelUnavailable
@@ -28,7 +27,7 @@ def make(plan: Plan, work: Path, say: Report) -> dict[str, Any]:
     folder = work / "model"
     try:
         known = catalog.load(plan.catalog)
-        learned, held_out = hold_out(usable(corrections(plan.feedback), known))
+        learned, held_out = hold_out(usable(examples.read(plan.feedback), known))
         settings = TrainingSettings(output=folder, catalog=plan.catalog, encoder=plan.encoder, name=plan.name)
         intents, rows = run.gather(settings)
         content = run.run(settings, intents, [*rows, *learned], whole=True, progress=say)

@@ -74,29 +74,27 @@ def verdict(material: Material, before: Answers, after: Answers, against: str) -
         )
     ]
     if examples := material.catalogue:
+        known = [_right(examples, answers.catalogue) for answers in (before, after)]
         measures.append(
-            Measure(
-                name="catalogue answered right",
-                said=f"of the catalogue's {len(examples)} examples",
-                before=_share(_right(examples, before.catalogue)),
-                after=_share(_right(examples, after.catalogue)),
-                better="higher",
-                condition="at most 0.03 lower",
-                bound=0.03,
-            )
+            _guard("catalogue answered right", f"of the catalogue's {len(examples)} examples", known, 0.03)
         )
-    measures.append(
-        Measure(
-            name="out of scope refused",
-            said=f"of {len(before.strange)} fixed messages about other things, answered unknown",
-            before=_share([label is None for label in before.strange]),
-            after=_share([label is None for label in after.strange]),
-            better="higher",
-            condition="at most 0.05 lower",
-            bound=0.05,
-        )
-    )
+    refused = [[label is None for label in answers.strange] for answers in (before, after)]
+    said = f"of {len(before.strange)} fixed messages about other things, answered unknown"
+    measures.append(_guard("out of scope refused", said, refused, 0.05))
     return Verdict(against, tuple(measures))
+
+
+def _guard(name: str, said: str, hits: Sequence[Sequence[bool]], most: float) -> Measure:
+    """What must not become worse by more than `most`, or by more than chance explains."""
+    return Measure(
+        name=name,
+        said=said,
+        before=_share(hits[0]),
+        after=_share(hits[1]),
+        better="higher",
+        condition=f"at most {most} or {Z} standard errors lower",
+        bound=max(most, Z * _error(*hits)),
+    )
 
 
 def page(name: str, judged: Verdict, before: Answers, after: Answers) -> str:

@@ -15,7 +15,7 @@ import httpx
 from intent_service import bundled, catalog, classifiers, examples
 from intent_service.catalog import CatalogFault
 from intent_service.classifiers.trained import WEIGHTS, encoder_name
-from intent_service.examples import DataFault, Example
+from intent_service.examples import DataFault
 from intent_service.promotion.plan import FEEDBACK, LEAST, LEAST_HELD_OUT, Plan, hold_out, usable
 from intent_service.settings import IntentSettings
 from shared.problems import CatalogInvalid, FeedbackUnavailable, TooLittleFeedback
@@ -94,16 +94,10 @@ class Preparation:
             yield answer
 
 
-def corrections(file: Path) -> list[Example]:
-    """All corrected intents; none is no fault here. Raises DataFault."""
-    lines = file.read_text(encoding="utf-8")
-    return examples.read(file) if '"correct_intent":"' in lines else []
-
-
 def _check(plan: Plan) -> None:
     """Raises TooLittleFeedback, CatalogFault."""
     try:
-        given = corrections(plan.feedback)
+        given = examples.read(plan.feedback, may_be_none=True)
     except DataFault as fault:
         raise FeedbackUnavailable(str(fault).replace(f"{plan.feedback}:", "line ")) from fault
     useful = usable(given, catalog.load(plan.catalog))

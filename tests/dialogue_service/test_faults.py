@@ -63,7 +63,10 @@ def test_a_turn_that_begins_without_redis_is_refused_and_safe_to_repeat(
 def test_a_reply_that_cannot_be_stored_is_not_told_and_never_stored_twice(
     behind: httpx.Client, way: Proxy, fault: Fault, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talker = Talker.instead(monkeypatch, waits_at=0)
+    talker = Talker.instead(monkeypatch)
+    chat(behind, "before").raise_for_status()
+    talker.waits_at = 0
+    talker.began.clear()
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(chat, behind, "within", **KEY)
         assert talker.began.wait(5)
@@ -74,7 +77,7 @@ def test_a_reply_that_cannot_be_stored_is_not_told_and_never_stored_twice(
     wait_until(lambda: chat(behind, "within", **KEY).status_code == 200)
     chat(behind, "after").raise_for_status()
     time.sleep(3 * ANSWER_S)  # until what was late has arrived
-    assert messages(behind) == ["within", "after"]
+    assert messages(behind) == ["before", "within", "after"]
     with Redis.from_url(redis_url) as redis:
         wait_until(lambda: not redis.keys("parley:line:*"), 3 * LEASE_S)
 
