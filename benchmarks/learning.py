@@ -229,7 +229,8 @@ def report(
     """As Markdown."""
     return f"""# Does it learn from thumbs?
 
-Written by `make bench-learning` on {time.strftime("%Y-%m-%d")}, in {minutes:.0f} minutes.
+Written by `make bench-learning` on {time.strftime("%Y-%m-%d")}, in {minutes:.0f} minutes: {len(seeds)} seeds,
+{prompts} messages. Times are those of the machine as it was, which others may have used too.
 
 A simulated person likes replies of at most {MOST_WORDS} words that ask something back, and nothing else.
 It says messages from the validation dialogues of {", ".join(CORPORA)}

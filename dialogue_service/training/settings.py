@@ -8,7 +8,7 @@ from typing import Any, Literal
 Method = Literal["sft", "kto"]
 
 
-DEFAULT_RATE: dict[Method, float] = {"sft": 1e-4, "kto": 1e-4}
+DEFAULT_RATE: dict[Method, float] = {"sft": 5e-5, "kto": 5e-5}
 """Peak learning rates that benchmarks/learning.md was measured with, for a model as wide as the starter."""
 DEFAULT_WIDTH = 256
 """A wider model gets less, in proportion (for Adam: Yang et al. 2022, arXiv:2203.03466)."""
@@ -45,10 +45,10 @@ class TrainingSettings:
     method: Method = "sft"
     lora: int = 0
     learn: Literal["replies", "all"] = "replies"
-    epochs: float = 3.0
+    epochs: float = 6.0
     max_steps: int | None = None
     learning_rate: float | None = None
-    beta: float = 0.1
+    beta: float = 1.0
     warmup: float = 0.03
     weight_decay: float = 0.01
     tokens_per_batch: int = 1600
