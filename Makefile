@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation bench-replies clean
+.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation bench-replies bench-recall clean
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -39,6 +39,9 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
+bench-recall: $(VENV)/installed ## Measure whether the starter uses what it was told; writes benchmarks/recall.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.recall --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build

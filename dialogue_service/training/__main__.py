@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", type=Path, required=True, help="JSON Lines or JSON files of dialogues")
     add("--output", type=Path, required=True, help="folder for the model")
     add("--model", help="fine-tune this folder or hub id")
-    add("--from-scratch", type=Path, help="or make a new GPT-2 of the sizes in this JSON file")
+    add("--from-scratch", type=Path, help="or make a new model of the sizes in this JSON file")
+    add("--induction", action="store_true", help="give the new model heads that can copy from the start")
     add("--valid-data", nargs="+", type=Path, help="files to measure on")
     add("--valid-fraction", type=float, help=f"else: share of the data held out ({default.valid_fraction})")
     add(

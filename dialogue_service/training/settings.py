@@ -23,6 +23,7 @@ class TrainingSettings:
     output: Path
     model: str | None = None
     from_scratch: Path | None = None
+    induction: bool = False
     valid_data: tuple[Path, ...] = ()
     valid_fraction: float = 0.05
     learn: Literal["replies", "all"] = "replies"

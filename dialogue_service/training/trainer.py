@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from dialogue_service.training import card
 from dialogue_service.training.data import DataError, DataFile, Dialogue, hold_out, read_files
+from dialogue_service.training.induction import plant
 from dialogue_service.training.model import check_saved, create, load, read_generation_config, read_sizes
 from dialogue_service.training.rows import IGNORED, Row, batches, collate, encode
 from dialogue_service.training.settings import SettingsError, TrainingSettings
@@ -143,6 +144,8 @@ def _start(
     elif settings.from_scratch is not None:
         texts = chain.from_iterable(dialogue.turns for dialogue in corpus.learned)
         model, tokenizer = create(read_sizes(settings.from_scratch), texts)
+        if settings.induction:
+            plant(model)
     window = getattr(model.config, "max_position_embeddings", None)
     if window is not None and settings.max_length > window:
         raise SettingsError(f"--max-length ({settings.max_length}) is more than the model's {window} tokens")

@@ -1,4 +1,4 @@
-"""Make the starter's training data: clean the public corpora, add the authored small talk, write JSON Lines.
+"""Make the starter's training data: clean the public corpora, add small talk, recall and copying, write JSON Lines.
 
 Usage: python models/recipe/prepare.py CORPORA OUTPUT. CORPORA is a folder with ms-chitchat,
 synthetic-persona-chat, self-dialogue and topical-chat, each holding train.jsonl and valid.jsonl of
@@ -15,14 +15,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recall import Recall
 from smalltalk import SmallTalk
 
-SEED = 20261122
-AUTHORED = {"train": 50_000, "valid": 150}
+SEED = 20261125
+AUTHORED = {"train": 40_000, "valid": 150}
+RECALL = {"train": 36_000, "valid": 150}
+COPY = 8_000
+COPY_FIRST = 30_000  # learned before anything else
 CHITCHAT_PASSES = {"train": 3, "valid": 1}  # each pass draws other replies
+CORPUS_PASSES = {"train": 2, "valid": 1}
 WINDOWS = {  # corpus: (most words in a turn, windows to take for training, for validation)
     "synthetic-persona-chat": (24, 6_000, 100),
-    "self-dialogue": (16, 3_500, 60),
+    "self-dialogue": (16, 7_000, 60),
     "topical-chat": (20, 800, 15),
 }
 PER_TOPIC = 250  # of self-dialogue, which is mostly about films and music
@@ -30,6 +35,7 @@ PER_TOPIC = 250  # of self-dialogue, which is mostly about films and music
 TYPOGRAPHY = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "´": "'", "`": "'"}
 )
+WORD = re.compile(r"\w+")
 PLACEHOLDER = re.compile(r"[\[\]{}<>()*]|\buser ?[12]\b|https?:|www\.", re.IGNORECASE)
 OFFENSIVE = re.compile(
     r"\b(?:f+u+c+k\w*|shit\w*|bitch\w*|ass|asses|asshole\w*|dick\w*|cunt\w*|penis\w*|sex\w*|porn\w*|nig+\w*|damn\w*|crap\w*"
@@ -40,28 +46,46 @@ OFFENSIVE = re.compile(
 
 
 def main(corpora: Path, output: Path) -> None:
-    """Write `train.jsonl` and `valid.jsonl` into `output`, and print how many dialogues each source gave."""
+    """Write `train.jsonl` and `valid.jsonl` into `output`, and print how many dialogues each source gave.
+
+    No training dialogue holds a name of a person, a pet or a place that is held out for tests.
+    """
     output.mkdir(parents=True, exist_ok=True)
     for split in ("train", "valid"):
         shuffle = random.Random(f"{SEED} {split}")  # noqa: S311 - seeded data, no secret
-        talk = SmallTalk(chitchat_wordings(corpora, split), seed=SEED + (split == "valid"))
-        chitchat = [pair for _ in range(CHITCHAT_PASSES[split]) for pair in talk.pairs()]
-        sources = {"ms-chitchat": chitchat, "authored": [talk.dialogue() for _ in range(AUTHORED[split])]}
+        seed = SEED + (split == "valid")
+        talk = SmallTalk(chitchat_wordings(corpora, split), seed)
+        recall = Recall(talk.aside, seed, unseen=split == "valid")
+        sources = {
+            "ms-chitchat": [pair for _ in range(CHITCHAT_PASSES[split]) for pair in talk.pairs()],
+            "authored": [talk.dialogue() for _ in range(AUTHORED[split])],
+            "recall": [recall.dialogue() for _ in range(RECALL[split])],
+        }
         for corpus, (words, train, valid) in WINDOWS.items():
             rows = read(corpora / corpus / f"{split}.jsonl")
             found = [window for row in per_topic(rows) for window in windows(row["turns"], words)]
-            sources[corpus] = shuffle.sample(found, min(len(found), train if split == "train" else valid))
+            taken = shuffle.sample(found, min(len(found), train if split == "train" else valid))
+            sources[corpus] = taken * CORPUS_PASSES[split]
+        if split == "train":
+            held_out = recall.names(held_out=True)
+            sources = {
+                name: [turns for turns in found if held_out.isdisjoint(WORD.findall(" ".join(turns)))]
+                for name, found in sources.items()
+            }
+            words = [word for found in sources.values() for turns in found for word in " ".join(turns).split()]
+            copies = [recall.copy(words) for _ in range(COPY_FIRST)]
+            write(output / "copy.jsonl", copies)
+            sources["copy"] = copies[:COPY]
         dialogues = [turns for found in sources.values() for turns in found]
         shuffle.shuffle(dialogues)
-        with (output / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({"turns": turns}) + "\n" for turns in dialogues)
-        print(
-            split,
-            {
-                name: (len(found), sum(len(t.split()) for d in found for t in d))
-                for name, found in sources.items()
-            },
-        )
+        write(output / f"{split}.jsonl", dialogues)
+        for name, found in sources.items():
+            print(split, name, len(found), "dialogues,", sum(len(t.split()) for d in found for t in d), "words")
+
+
+def write(path: Path, dialogues: Sequence[list[str]]) -> None:
+    """Write JSON Lines."""
+    path.write_text("".join(json.dumps({"turns": turns}) + "\n" for turns in dialogues), encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
