@@ -30,9 +30,9 @@ from dialogue_service.training.rows import IGNORED, encode
 from shared.checkpoint import load_model, load_tokenizer
 
 sys.path.insert(0, str(RECIPE))
-import prepare  # noqa: E402  # type: ignore[import-not-found]
-from recall import Case, Recall  # noqa: E402  # type: ignore[import-not-found]
-from smalltalk import SmallTalk  # noqa: E402  # type: ignore[import-not-found]
+import prepare  # type: ignore[import-not-found]
+from recall import Case, Recall  # type: ignore[import-not-found]
+from smalltalk import SmallTalk  # type: ignore[import-not-found]
 
 REPORT = Path(__file__).with_suffix(".md")
 OTHER_WORDINGS = Path(__file__).with_suffix(".yaml")
@@ -119,8 +119,8 @@ def nats_per_byte(folder: Path, data: Path) -> dict[str, float]:
     nats: defaultdict[str, float] = defaultdict(float)
     size: Counter[str] = Counter()
     for corpus, dialogue in held_out_turns(data):
-        row = encode(dialogue, tokenizer, WINDOW)
-        assert row is not None and len(row.input_ids) <= WINDOW
+        if (row := encode(dialogue, tokenizer, WINDOW)) is None:
+            raise ValueError("a piece is longer than the window")
         ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
         learned = labels[0, 1:] != IGNORED
         logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
@@ -152,7 +152,8 @@ def spoken(answered: Sequence[Answered], count: int) -> str:
     """The last words of some wrong answers."""
     wrong = [one for one in answered if not one.right][:count]
     return "\n".join(
-        f"- {one.case.fact.value if one.case.told else 'not told'}: {' / '.join(one.case.messages)} → {one.reply}"
+        f"- {one.case.fact.value if one.case.told else 'not told'}: "
+        f"{' / '.join(one.case.messages)} \N{RIGHTWARDS ARROW} {one.reply}"
         for one in wrong
     )
 
@@ -174,7 +175,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (row[0], *(cell for name in editions for cell in measured[name][0][index][1:]))
         for index, row in enumerate(first)
     ]
-    head = ("", *(f"{name}: {what}" for name in editions for what in ("right when told", "invented when not")))
+    head = (
+        "",
+        *(f"{name}: {what}" for name in editions for what in ("right when told", "invented when not")),
+    )
     loss_rows = [
         (corpus, *(f"{losses[name][corpus]:.4f} ({math.exp(losses[name][corpus]):.3f})" for name in editions))
         for corpus in losses["starter"]
@@ -182,11 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.report.write_text(
         f"""# Whether the starter uses what it was told
 
-Written by `make bench-recall` on {time.strftime("%Y-%m-%d")}: {len(answered)} generated conversations a row of all kinds,
+Written by `make bench-recall` on {time.strftime("%Y-%m-%d")}: {len(answered)} generated conversations,
 one half with a value told (a name, a home, a pet's or a relative's name, a favorite thing), one half without.
 The values are in no training dialogue. Between telling and question the person makes small talk, or tells something
-else, and the model answers itself: {CANDIDATES} candidates, 8-bit weights, as the service samples. Right: the reply to
-the question names the value. Invented: nothing was told, and the reply does not say so. "before" is the first edition.
+else, and the model answers itself: {CANDIDATES} candidates, 8-bit weights, as the service samples. Right: the
+reply to the question names the value. Invented: nothing was told, and the reply does not say so. "before" is
+the edition before this one.
 
 {table(head, rows)}
 
@@ -196,8 +201,8 @@ the question names the value. Invented: nothing was told, and the reply does not
 
 ## Held-out loss
 
-Cleaned pieces of the corpora's validation dialogues, the second speaker's turns: nats per byte of text (and per end of
-turn), for the editions have different tokens; in brackets the perplexity per byte.
+Cleaned pieces of the corpora's validation dialogues, the second speaker's turns: nats per byte of text and
+end of turn, for the editions have different tokens; in brackets the perplexity per byte.
 
 {table(("corpus", *editions), loss_rows)}
 """,

@@ -4,14 +4,16 @@ To repeat a name that it has never seen, a model needs an induction head: a head
 token earlier in the conversation and attends to what came after it (Olsson et al. 2022, "In-context Learning
 and Induction Heads"). It takes two layers: a head of the first one tells each position which token came
 before, one of the second layer looks that up. Gradient descent finds the pair late, after more steps than a
-small model on a processor is given; but the pair is known, so it is written into the random weights, as Trockman
-and Kolter (2023) do with other structures ("Mimetic Initialization of Self-Attention Layers"). Training then only
-has to keep it, and to learn when to use it.
+small model on a processor is given. But the pair is known, so it is written into the random weights, as
+Trockman and Kolter (2023, "Mimetic Initialization of Self-Attention Layers") do with other structures.
+Training then only has to keep it, and to learn when to use it.
 """
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from dialogue_service.training.model import ModelError
 
 _ATTEND = 6.0
 """Size of the constant queries and keys of the first head."""
@@ -25,16 +27,12 @@ _BEFORE = 0.06
 _COPIED = 0.6
 
 
-class NoRoom(ValueError):
-    """The model's shape has no place for the two heads."""
-
-
 @torch.no_grad()
 def plant(model: PreTrainedModel) -> None:
     """Write the two heads over the first heads of the first two layers, in place.
 
     The model is one of rotary positions, with biases in its attention and as many key as query heads, such
-    as Llama with `attention_bias`. Raises `NoRoom` for others.
+    as Llama with `attention_bias`. Raises `ModelError` for others.
     """
     config = model.config
     try:
@@ -44,10 +42,10 @@ def plant(model: PreTrainedModel) -> None:
         frequencies: Tensor = model.model.rotary_emb.inv_freq
         biases = first.q_proj.bias, first.k_proj.bias
     except (AttributeError, IndexError) as error:
-        raise NoRoom(f"{type(model).__name__} of these sizes has no place for induction heads") from error
+        raise ModelError(f"{type(model).__name__} of these sizes has no place for induction heads") from error
     fits = config.hidden_size >= 2 * size and config.num_key_value_heads == config.num_attention_heads
     if not fits or None in biases:
-        raise NoRoom("induction heads need attention_bias, two heads or more, and a key head for each")
+        raise ModelError("induction heads need attention_bias, two heads or more, and a key head for each")
     for layer in layers:
         layer.self_attn.o_proj.weight *= _QUIET
         layer.mlp.down_proj.weight *= _QUIET

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,7 +33,7 @@ SIZES = (
     "num_hidden_layers",
     "num_attention_heads",
 )
-"""What must be given of a new model, by transformers' common names; GPT-2 has its own (n_positions, n_embd, ...)."""
+"""What must be given of a new model, by transformers' common names; GPT-2 has its own (n_embd, ...)."""
 
 
 class ModelError(ValueError):
@@ -68,7 +69,7 @@ def read_sizes(path: Path) -> PreTrainedConfig:
         raise ModelError(f"{path}: needs the positive whole numbers {', '.join(sizes)}")
     try:
         config: PreTrainedConfig = AutoConfig.for_model(kind, **values)
-    except ValueError as error:
+    except StrictDataclassError as error:
         raise ModelError(f"{path}: {' '.join(str(error).split())}") from error
     if config.hidden_size % config.num_attention_heads:
         width, heads = (own.get(name, name) for name in ("hidden_size", "num_attention_heads"))
@@ -89,9 +90,7 @@ def read_generation_config(path: Path | None) -> GenerationConfig | None:
     return GenerationConfig.from_dict(values)
 
 
-def create(
-    config: PreTrainedConfig, texts: Iterable[str]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def create(config: PreTrainedConfig, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Make a model of this configuration with random weights, and a byte-level BPE vocabulary from `texts`.
 
     The vocabulary is smaller than asked for when the texts do not hold that many pairs.

@@ -14,9 +14,9 @@ class SettingsError(ValueError):
 class TrainingSettings:
     """The options of a run.
 
-    `model` is a folder or hub id to fine-tune, `from_scratch` a JSON file of GPT-2 sizes; one of them is
-    given. Lengths count tokens, `warmup` and `valid_fraction` are shares between 0 and 1, `max_steps` stands
-    instead of `epochs`.
+    `model` is a folder or hub id to fine-tune, `from_scratch` a JSON file of sizes; one of them is given,
+    with the latter perhaps `induction`. Lengths count tokens, `warmup` and `valid_fraction` are shares
+    between 0 and 1, `max_steps` stands instead of `epochs`.
     """
 
     data: tuple[Path, ...]
@@ -91,6 +91,8 @@ class TrainingSettings:
     def _source_problems(self) -> Iterator[str]:
         if (self.model is None) == (self.from_scratch is None):
             yield "give exactly one of --model (fine-tune it) and --from-scratch (sizes of a new model)"
+        if self.induction and self.from_scratch is None:
+            yield "--induction is for a new model: give it with --from-scratch"
         if not self.data:
             yield "--data needs at least one file"
         for path in (*self.data, *self.valid_data, self.from_scratch, self.about, self.generation_config):

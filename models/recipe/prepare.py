@@ -1,8 +1,8 @@
-"""Make the starter's training data: clean the public corpora, add small talk, recall and copying, write JSON Lines.
+"""Make the starter's training data: clean the public corpora, add small talk and recall, write JSON Lines.
 
 Usage: python models/recipe/prepare.py CORPORA OUTPUT. CORPORA is a folder with ms-chitchat,
 synthetic-persona-chat, self-dialogue and topical-chat, each holding train.jsonl and valid.jsonl of
-{"turns": [...]} rows; OUTPUT gets train.jsonl and valid.jsonl.
+{"turns": [...]} rows; OUTPUT gets copy.jsonl to begin with, train.jsonl and valid.jsonl.
 """
 
 import json
@@ -46,41 +46,50 @@ OFFENSIVE = re.compile(
 
 
 def main(corpora: Path, output: Path) -> None:
-    """Write `train.jsonl` and `valid.jsonl` into `output`, and print how many dialogues each source gave.
+    """Write `copy.jsonl`, `train.jsonl` and `valid.jsonl` into `output`; print what each source gave.
 
     No training dialogue holds a name of a person, a pet or a place that is held out for tests.
     """
     output.mkdir(parents=True, exist_ok=True)
     for split in ("train", "valid"):
-        shuffle = random.Random(f"{SEED} {split}")  # noqa: S311 - seeded data, no secret
         seed = SEED + (split == "valid")
         talk = SmallTalk(chitchat_wordings(corpora, split), seed)
         recall = Recall(talk.aside, seed, unseen=split == "valid")
+        shuffle = random.Random(f"{SEED} {split}")  # noqa: S311 - seeded data, no secret
         sources = {
             "ms-chitchat": [pair for _ in range(CHITCHAT_PASSES[split]) for pair in talk.pairs()],
             "authored": [talk.dialogue() for _ in range(AUTHORED[split])],
             "recall": [recall.dialogue() for _ in range(RECALL[split])],
+            **pieces(corpora, split, shuffle),
         }
-        for corpus, (words, train, valid) in WINDOWS.items():
-            rows = read(corpora / corpus / f"{split}.jsonl")
-            found = [window for row in per_topic(rows) for window in windows(row["turns"], words)]
-            taken = shuffle.sample(found, min(len(found), train if split == "train" else valid))
-            sources[corpus] = taken * CORPUS_PASSES[split]
         if split == "train":
-            held_out = recall.names(held_out=True)
+            names = recall.names(held_out=True)
             sources = {
-                name: [turns for turns in found if held_out.isdisjoint(WORD.findall(" ".join(turns)))]
-                for name, found in sources.items()
+                source: [turns for turns in found if names.isdisjoint(WORD.findall(" ".join(turns)))]
+                for source, found in sources.items()
             }
-            words = [word for found in sources.values() for turns in found for word in " ".join(turns).split()]
+            said = [turn for found in sources.values() for turns in found for turn in turns]
+            words = [word for turn in said for word in turn.split()]
             copies = [recall.copy(words) for _ in range(COPY_FIRST)]
             write(output / "copy.jsonl", copies)
             sources["copy"] = copies[:COPY]
         dialogues = [turns for found in sources.values() for turns in found]
         shuffle.shuffle(dialogues)
         write(output / f"{split}.jsonl", dialogues)
-        for name, found in sources.items():
-            print(split, name, len(found), "dialogues,", sum(len(t.split()) for d in found for t in d), "words")
+        for source, found in sources.items():
+            count = sum(len(turn.split()) for turns in found for turn in turns)
+            print(f"{split}, {source}: {len(found)} dialogues, {count} words")
+
+
+def pieces(corpora: Path, split: str, shuffle: random.Random) -> dict[str, list[list[str]]]:
+    """Take pieces of the corpora of long dialogues, `CORPUS_PASSES` times."""
+    taken = {}
+    for corpus, (words, train, valid) in WINDOWS.items():
+        rows = read(corpora / corpus / f"{split}.jsonl")
+        found = [window for row in per_topic(rows) for window in windows(row["turns"], words)]
+        chosen = shuffle.sample(found, min(len(found), train if split == "train" else valid))
+        taken[corpus] = chosen * CORPUS_PASSES[split]
+    return taken
 
 
 def write(path: Path, dialogues: Sequence[list[str]]) -> None:

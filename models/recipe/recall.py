@@ -1,7 +1,7 @@
-"""Dialogues in which somebody tells something of themselves and asks for it later, or asks without having told.
+"""Dialogues in which a person tells something and asks for it later, or asks for what was never told.
 
-The values (names, places, favorite things) are real ones from `recall.yaml` and made-up words. Both are cut in two
-by a hash of the word, so that a test can ask for values which no training dialogue ever held.
+The values (names, places, favorite things) are real ones from `recall.yaml` and made-up words. Both are cut
+in two by a hash of the word, so that a test can ask for values which no training dialogue ever held.
 """
 
 import hashlib
@@ -20,12 +20,10 @@ Exchange = tuple[str, str]
 HERE = Path(__file__).parent
 HELD_OUT = 0.2
 """The share of all values that only tests use."""
-TELLS_A_FACT = re.compile(r"\b(?:favou?rites?|name[ds]?|called|call|live|living|moved?|home|grew|from)\b", re.IGNORECASE)
+TELLS_A_FACT = re.compile(
+    r"\b(?:favou?rites?|name[ds]?|called|call|live|living|moved?|home|grew|from)\b", re.IGNORECASE
+)
 """A line of small talk that might itself tell what is asked for later."""
-
-ONSETS = "b c d f g h j k l m n p r s t v w y z br cr dr fr gr kr pl pr tr st sk sh th ch bl cl fl gl sl sm sn sp qu".split()
-NUCLEI = "a e i o u a e i o u ai ee oo ea ou ia".split()
-CODAS = "n r l s t m k x d nd rt ll ss ck th ng lt sk".split()
 
 
 def is_held_out(value: str) -> bool:
@@ -71,7 +69,7 @@ class Recall:
         self._random = random.Random(self.seed)  # noqa: S311 - seeded data, no secret
 
     def dialogue(self) -> list[str]:
-        """Draw a training dialogue: up to three facts, told, talked past, asked for, in any order but that."""
+        """Draw a training dialogue: up to three facts are told, talked past, asked for; and others too."""
         facts = self._facts(self._random.choices((0, 1, 2, 3), (2, 5, 3, 1))[0])
         exchanges: list[Exchange] = []
         together = 2 if len(facts) > 1 and self._random.random() < 0.2 else 0
@@ -82,7 +80,10 @@ class Recall:
             exchanges += self._between(0.35, facts)
         asked = self._random.sample(facts, self._random.randint(min(1, len(facts)), len(facts)))
         strangers = [self._other(facts) for _ in range(self._random.choices((0, 1, 2), (5, 4, 1))[0])]
-        questions = [(fact, fact in facts) for fact in [*asked, *(strangers if facts else strangers or [self._other(())])]]
+        questions = [
+            (fact, fact in facts)
+            for fact in [*asked, *(strangers if facts else strangers or [self._other(())])]
+        ]
         self._random.shuffle(questions)
         for fact, told in questions:
             exchanges += self._asked(fact, told)
@@ -90,9 +91,11 @@ class Recall:
         return [turn for exchange in exchanges for turn in exchange]
 
     def copy(self, words: Sequence[str]) -> list[str]:
-        """Ask for words to be repeated, made-up ones and some of `words`: recall with nothing else in the way."""
+        """Ask for made-up words and some of `words` to be repeated: recall with nothing in the way."""
         draw = self._random
-        chosen = [draw.choice(words) if draw.random() < 0.6 else self._new() for _ in range(draw.randint(2, 20))]
+        chosen = [
+            draw.choice(words) if draw.random() < 0.6 else self._new() for _ in range(draw.randint(2, 20))
+        ]
         said = " ".join(chosen)
         return [self._pick(self._sheet["repeat"]).format(words=said), said]
 
@@ -101,7 +104,7 @@ class Recall:
         return word.capitalize() if self._random.random() < 0.5 else word
 
     def names(self, held_out: bool) -> frozenset[str]:
-        """The names of persons, pets and places that are held out for tests, or the others; their first words."""
+        """The first words of the names of persons, pets and places that are held out, or of the others."""
         proper = [value for kind in ("name", "petname", "place") for value in self._sheet["values"][kind]]
         return frozenset(value.split()[0] for value in proper if is_held_out(value) == held_out)
 
@@ -175,7 +178,9 @@ class Recall:
         text = self._pick(kind["ask"] if own else self._sheet["ask"])
         if self._random.random() < 0.2:
             text = self._pick(self._sheet["ask_leads"]) + text
-        return self._say(text, fact, typed=True), self._say(self._pick(kind["recall" if told else "unknown"]), fact)
+        return self._say(text, fact, typed=True), self._say(
+            self._pick(kind["recall" if told else "unknown"]), fact
+        )
 
     def _between(self, chance: float, facts: Sequence[Fact]) -> list[Exchange]:
         """Small talk that tells nothing which could be taken for one of the facts."""
@@ -206,7 +211,11 @@ class Recall:
 
     def _fact(self, kind: str, thing: str) -> Fact:
         lists = self._sheet["values"]
-        known = [value for name in self._sheet["facts"][kind]["values"] for value in lists.get(name, lists.get(thing, ()))]
+        known = [
+            value
+            for name in self._sheet["facts"][kind]["values"]
+            for value in lists.get(name, lists.get(thing, ()))
+        ]
         known = [value for value in known if is_held_out(value) == self.unseen]
         if known and self._random.random() >= self._sheet["facts"][kind]["made_up"]:
             value = self._random.choice(known)
@@ -217,12 +226,13 @@ class Recall:
 
     def _made_up(self) -> str:
         """A word that can be spoken and means nothing."""
+        sounds = self._sheet["sounds"]
         while True:
             word = ""
             for _ in range(self._random.choices((1, 2, 3), (1, 5, 3))[0]):
-                word += self._pick(ONSETS) if word == "" or self._random.random() < 0.9 else ""
-                word += self._pick(NUCLEI)
-                word += self._pick(CODAS) if self._random.random() < 0.35 else ""
+                word += self._pick(sounds["onsets"]) if word == "" or self._random.random() < 0.9 else ""
+                word += self._pick(sounds["nuclei"])
+                word += self._pick(sounds["codas"]) if self._random.random() < 0.35 else ""
             if 3 <= len(word) <= 10 and is_held_out(word) == self.unseen:
                 return word
 

@@ -11,6 +11,7 @@ Exchange = tuple[str, str]
 
 HERE = Path(__file__).parent
 
+
 class SmallTalk:
     """Draws whole dialogues, lists of turns that begin with the user, from the authored lines.
 
@@ -42,17 +43,20 @@ class SmallTalk:
 
     def dialogue(self) -> list[str]:
         """Draw a dialogue of one to about ten exchanges."""
-        kind = self.random.random()
-        if kind < 0.15:
-            exchanges = self._single()
-        else:
-            exchanges = [*self._opening(), *self._middle(), *self._closing()]
+        alone = self.random.random() < 0.15
+        exchanges = self._single() if alone else [*self._opening(), *self._middle(), *self._closing()]
         return [turn for user, bot in exchanges for turn in (noisy(user, self.random), bot)]
 
     def aside(self) -> list[Exchange]:
         """Draw one or two exchanges about anything."""
         kind = self.random.random()
-        return self._opening()[:1] or self._single() if kind < 0.2 else self._script()[:2] if kind < 0.7 else self._single()
+        return (
+            self._opening()[:1] or self._single()
+            if kind < 0.2
+            else self._script()[:2]
+            if kind < 0.7
+            else self._single()
+        )
 
     def _middle(self) -> list[Exchange]:
         exchanges: list[Exchange] = []
@@ -100,6 +104,7 @@ class SmallTalk:
             return user, bot
         slots = {**chosen, **{name.capitalize(): word[0].upper() + word[1:] for name, word in chosen.items()}}
         return user.format(**slots), bot.format(**slots)
+
 
 def noisy(text: str, draw: random.Random) -> str:
     """Write a user's line as people type: sometimes without capitals, apostrophes or the final mark."""
