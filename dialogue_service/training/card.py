@@ -13,16 +13,18 @@ from transformers import PreTrainedModel
 from dialogue_service.training.data import DataFile
 from dialogue_service.training.settings import SettingsError, TrainingSettings
 
-ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources"})
+ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources", "recall", "replies"})
 SOURCE_KEYS = frozenset({"name", "licence", "attribution"})
+REPLY_KEYS = frozenset({"message", "reply", "judgement"})
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "hidden_size", "num_hidden_layers")
 
 
 def read_about(path: Path | None) -> dict[str, Any]:
-    """Read what only a person knows: `description`, `limits`, `licence` (texts) and `sources` of the data.
+    """Read what only a person knows: texts (`description`, `limits`, `licence`, `recall`), `sources` of the data,
+    and `replies` that were read and judged.
 
-    A source is `{"name", "licence", "attribution"}`, other keys are kept. Raises `SettingsError` for
-    other shapes.
+    A source is `{"name", "licence", "attribution"}`, a reply `{"message", "reply", "judgement"}`, other keys
+    are kept. Raises `SettingsError` for other shapes.
     """
     if path is None:
         return {}
@@ -32,9 +34,10 @@ def read_about(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: not JSON ({error})") from error
     if not isinstance(about, dict) or not about.keys() <= ABOUT_KEYS:
         raise SettingsError(f"{path}: must be an object with only the keys {', '.join(sorted(ABOUT_KEYS))}")
-    for source in about.get("sources", []):
-        if not isinstance(source, dict) or not source.keys() >= SOURCE_KEYS:
-            raise SettingsError(f"{path}: every source needs {', '.join(sorted(SOURCE_KEYS))}")
+    for part, keys in (("sources", SOURCE_KEYS), ("replies", REPLY_KEYS)):
+        for item in about.get(part, []):
+            if not isinstance(item, dict) or not item.keys() >= keys:
+                raise SettingsError(f"{path}: each of the {part} needs {', '.join(sorted(keys))}")
     return about
 
 
@@ -107,6 +110,7 @@ def readme(card: dict[str, Any]) -> str:
         "",
         f"Measured on {after['tokens']} learned tokens of {training['held_out_dialogues']} dialogues.",
         "",
+        *(["## Recall", "", card["recall"], ""] if "recall" in card else []),
         "## Data",
         "",
         *(
@@ -125,5 +129,13 @@ def readme(card: dict[str, Any]) -> str:
         *(f"- {key}: {value}" for key, value in card["settings"].items() if value not in (None, [])),
         *(f"- {key} {value}" for key, value in card["versions"].items()),
         "",
+        *_read(card.get("replies", [])),
     ]
     return "\n".join(lines)
+
+
+def _read(replies: Sequence[dict[str, str]]) -> list[str]:
+    if not replies:
+        return []
+    rows = (f"| {one['message']} | {one['reply']} | {one['judgement']} |" for one in replies)
+    return ["## Replies that were read", "", "| message | reply | judged |", "|---|---|---|", *rows, ""]

@@ -30,6 +30,7 @@ WINDOWS = {  # corpus: (most words in a turn, windows to take for training, for 
     "self-dialogue": (16, 7_000, 60),
     "topical-chat": (20, 800, 15),
 }
+MIXED = {"ms-chitchat": 16_000, "authored": 24_000, "recall": 24_000, "copy": 6_000}  # in train.jsonl at most
 PER_TOPIC = 250  # of self-dialogue, which is mostly about films and music
 
 TYPOGRAPHY = str.maketrans(
@@ -71,8 +72,11 @@ def main(corpora: Path, output: Path) -> None:
             said = [turn for found in sources.values() for turns in found for turn in turns]
             words = [word for turn in said for word in turn.split()]
             copies = [recall.copy(words) for _ in range(COPY_FIRST)]
-            write(output / "copy.jsonl", copies)
             sources["copy"] = copies[:COPY]
+            write(output / "copy.jsonl", copies)
+            write(output / "recall.jsonl", sources["recall"] + sources["copy"])
+            shuffle.shuffle(sources["ms-chitchat"])  # else whole scenarios would be cut off
+            sources = {source: found[: MIXED.get(source)] for source, found in sources.items()}
         dialogues = [turns for found in sources.values() for turns in found]
         shuffle.shuffle(dialogues)
         write(output / f"{split}.jsonl", dialogues)
