@@ -20,8 +20,8 @@ SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "hidden_siz
 
 
 def read_about(path: Path | None) -> dict[str, Any]:
-    """Read what only a person knows: texts (`description`, `limits`, `licence`, `recall`), `sources` of the data,
-    and `replies` that were read and judged.
+    """Read what only a person knows: texts (`description`, `limits`, `licence`, `recall`), `sources` of the
+    data, and `replies` that were read and judged.
 
     A source is `{"name", "licence", "attribution"}`, a reply `{"message", "reply", "judgement"}`, other keys
     are kept. Raises `SettingsError` for other shapes.

@@ -2,7 +2,8 @@
 
 Usage: python models/recipe/prepare.py CORPORA OUTPUT. CORPORA is a folder with ms-chitchat,
 synthetic-persona-chat, self-dialogue and topical-chat, each holding train.jsonl and valid.jsonl of
-{"turns": [...]} rows; OUTPUT gets copy.jsonl to begin with, train.jsonl and valid.jsonl.
+{"turns": [...]} rows; OUTPUT gets copy.jsonl and recall.jsonl to begin with, train.jsonl,
+smalltalk.jsonl to end with, and valid.jsonl.
 """
 
 import json
@@ -11,7 +12,7 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ AUTHORED = {"train": 40_000, "valid": 150}
 RECALL = {"train": 36_000, "valid": 150}
 COPY = 8_000
 COPY_FIRST = 30_000  # learned before anything else
+SMALL_TALK_LAST = 30_000  # learned more of in the end
 CHITCHAT_PASSES = {"train": 3, "valid": 1}  # each pass draws other replies
 CORPUS_PASSES = {"train": 2, "valid": 1}
 WINDOWS = {  # corpus: (most words in a turn, windows to take for training, for validation)
@@ -47,11 +49,12 @@ OFFENSIVE = re.compile(
 
 
 def main(corpora: Path, output: Path) -> None:
-    """Write `copy.jsonl`, `train.jsonl` and `valid.jsonl` into `output`; print what each source gave.
+    """Write what each run learns from, and `valid.jsonl`, into `output`; print what each source gave.
 
     No training dialogue holds a name of a person, a pet or a place that is held out for tests.
     """
     output.mkdir(parents=True, exist_ok=True)
+    write(output / "smalltalk.jsonl", small_talk(corpora))
     for split in ("train", "valid"):
         seed = SEED + (split == "valid")
         talk = SmallTalk(chitchat_wordings(corpora, split), seed)
@@ -65,10 +68,7 @@ def main(corpora: Path, output: Path) -> None:
         }
         if split == "train":
             names = recall.names(held_out=True)
-            sources = {
-                source: [turns for turns in found if names.isdisjoint(WORD.findall(" ".join(turns)))]
-                for source, found in sources.items()
-            }
+            sources = {source: without(names, found) for source, found in sources.items()}
             said = [turn for found in sources.values() for turns in found for turn in turns]
             words = [word for turn in said for word in turn.split()]
             copies = [recall.copy(words) for _ in range(COPY_FIRST)]
@@ -83,6 +83,19 @@ def main(corpora: Path, output: Path) -> None:
         for source, found in sources.items():
             count = sum(len(turn.split()) for turns in found for turn in turns)
             print(f"{split}, {source}: {len(found)} dialogues, {count} words")
+
+
+def small_talk(corpora: Path) -> list[list[str]]:
+    """Draw small talk alone, for the last run."""
+    talk = SmallTalk(chitchat_wordings(corpora, "train"), SEED + 2)
+    pairs = [pair for _ in range(CHITCHAT_PASSES["train"]) for pair in talk.pairs()]
+    names = Recall(talk.aside, SEED).names(held_out=True)
+    return without(names, [*pairs, *(talk.dialogue() for _ in range(SMALL_TALK_LAST))])
+
+
+def without(names: Set[str], dialogues: Sequence[list[str]]) -> list[list[str]]:
+    """Leave out the dialogues in which one of the names stands."""
+    return [turns for turns in dialogues if names.isdisjoint(WORD.findall(" ".join(turns)))]
 
 
 def pieces(corpora: Path, split: str, shuffle: random.Random) -> dict[str, list[list[str]]]:
