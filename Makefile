@@ -9,7 +9,7 @@ comma := ,
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench-intents bench-intent-speed bench-generation bench-replies bench-recall clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' Makefile)
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -19,6 +19,9 @@ install: $(VENV)/installed ## Install what running needs into .venv
 run: $(VENV)/installed ## Install what is missing, then start everything; Ctrl-C stops it
 	@exec $(BIN)/python -m launcher
 
+train: $(VENV)/installed ## Train the model in service on the votes it got (ARGS="--help" lists the options)
+	@exec $(BIN)/python -m dialogue_service.training $(ARGS)
+
 test: $(VENV)/installed-dev ## Install what the tests need, then run them (ARGS="-k memory" to choose)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
@@ -26,6 +29,12 @@ lint: $(VENV)/installed-dev ## Check style, format and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+audit: $(VENV)/installed-dev ## Look for versions with known vulnerabilities in constraints.txt
+	@$(BIN)/python -m tools.audit
+
+fuzz: $(VENV)/installed-dev ## Try thousands of made-up requests; writes benchmarks/fuzz.md (ARGS="--examples 100" for fewer)
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 bench-intent-speed: $(VENV)/installed ## Measure how fast intents are found; writes benchmarks/intent_speed.md
 	@$(BIN)/python -m benchmarks.intent_speed
@@ -43,6 +52,16 @@ bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchma
 bench-recall: $(VENV)/installed ## Measure whether the starter uses what it was told; writes benchmarks/recall.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.recall --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
+bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
+torture: $(VENV)/installed-dev ## Kill, break and overload Parley; writes benchmarks/reliability.md (ARGS="--rounds 50")
+	@$(BIN)/python -m benchmarks.torture $(ARGS)
+
+bench-training: $(VENV)/installed ## Measure what a training job costs those who chat; writes benchmarks/training_load.md
+	@$(PIP_INSTALL) -e '.[bench]'
+	@$(BIN)/python -m benchmarks.training_load $(ARGS)
+
 clean: ## Remove .venv and the tools' caches, never the memory in .data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
@@ -50,13 +69,13 @@ clean: ## Remove .venv and the tools' caches, never the memory in .data
 # The stamps are made last: an install that was interrupted is done again, one that is older than the pins too.
 $(VENV)/installed: $(PINS)
 	@$(call prepare)
-	@echo "Installing the other packages (about 150 MB, a minute or so)"
+	@echo "Installing the other packages (about 220 MB, a minute or so)"
 	@$(PIP_INSTALL) -e .
 	@touch $@
 
 $(VENV)/installed-dev: $(PINS)
 	@$(call prepare)
-	@echo "Installing the other packages and the tests' tools (about 250 MB, a minute or so)"
+	@echo "Installing the other packages and the tests' tools (about 320 MB, a minute or so)"
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(VENV)/installed $@
 

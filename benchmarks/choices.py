@@ -1,7 +1,6 @@
 """Ways to choose among candidate replies, and what is measured on the chosen ones."""
 
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
@@ -9,19 +8,17 @@ from collections.abc import Callable, Sequence, Set
 from torch import Tensor
 
 from benchmarks.held_out import Context, Proposal
+from dialogue_service.evaluation.measures import Run, distinct, empty, loops, runs, words
 from dialogue_service.generation import ranking
 from dialogue_service.generation.candidate import OPENING
 from intent_service import bundled
 from intent_service.classifiers.encoder import SentenceEncoder
-
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 Worth = Callable[[Sequence[Proposal]], list[float]]
 """What each of some replies to one message is worth, in nats."""
 Choose = Callable[[Sequence[Proposal], Sequence[str]], Proposal]
 """One of some replies to turns."""
 Rows = list[tuple[str, ...]]
-Run = tuple[str, ...]
 
 FIRST, OURS = "the first (no choice)", "Parley's ranking"
 
@@ -126,23 +123,6 @@ class Meaning:
         return float(self._known[first] @ self._known[second])
 
 
-def words(text: str) -> list[str]:
-    """The words that distinct-n counts."""
-    return _WORD.findall(text.lower())
-
-
-def runs(text: str, length: int) -> list[Run]:
-    """Every run of `length` words."""
-    found = words(text)
-    return [tuple(found[start : start + length]) for start in range(len(found) - length + 1)]
-
-
-def distinct(texts: Sequence[str], length: int) -> float:
-    """Li et al. (2016): distinct runs of `length` words among all of them."""
-    counted = Counter(run for text in texts for run in runs(text, length))
-    return len(counted) / max(counted.total(), 1)
-
-
 def with_error(values: Sequence[float]) -> str:
     """Mean and standard error."""
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
@@ -213,11 +193,11 @@ def faults(held: Sequence[Context], proposed: Sequence[Sequence[Proposal]]) -> R
     }
     for name, texts in whose.items():
         shares = (
-            [not words(text) for text, _, _ in texts],
+            [empty(text) for text, _, _ in texts],
             [not finished for _, finished, _ in texts],
             [words(text) in [words(turn) for turn in turns[-2::-2]] for text, _, turns in texts],
             [words(text) == words(turns[-1]) for text, _, turns in texts],
-            [len(runs(text, 4)) > len(set(runs(text, 4))) for text, _, _ in texts],
+            [loops(text) for text, _, _ in texts],
         )
         rows.append((name, *(f"{statistics.fmean(share):.2%}" for share in shares)))
     return rows

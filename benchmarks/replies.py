@@ -8,7 +8,6 @@ numbers in dialogue_service/generation/ranking.py, the other half reports.
 import argparse
 import copy
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,18 +24,18 @@ from benchmarks.choices import (
     Meaning,
     Rows,
     chosen_table,
-    distinct,
     faults,
     rank_table,
-    runs,
     with_error,
 )
 from benchmarks.held_out import CORPORA, Context, Proposal, Voice, contexts, dialogues, learned_texts
+from dialogue_service.evaluation.measures import distinct, phrases_again, runs, said_again, share
 from dialogue_service.generation import int8
 from dialogue_service.generation.candidate import OPENING
 from dialogue_service.training.data import read_file
 from dialogue_service.training.settings import TrainingSettings
-from dialogue_service.training.trainer import Batches, score
+from dialogue_service.training.sft import Batches
+from dialogue_service.training.trainer import score
 from shared.settings import REPOSITORY
 
 REPORT = Path(__file__).with_suffix(".md")
@@ -76,20 +75,13 @@ def talk_table(voice: Voice, opened: Sequence[Sequence[str]]) -> Rows:
     for name in (FIRST, "mean log p", "blandness 0.75, length 0.5", OURS):
         replies = [history[1::2] for history in talk(voice, opened, CHOICES[name])]
         every = [text for own in replies for text in own]
-        again = [text in own[:index] for own in replies for index, text in enumerate(own)]
-        known = [
-            run in {earlier for text in own[:index] for earlier in runs(text, 3)}
-            for own in replies
-            for index, text in enumerate(own)
-            for run in runs(text, 3)
-        ]
         rows.append(
             (
                 name,
                 f"{distinct(every, 1):.3f}",
                 f"{distinct(every, 2):.3f}",
-                f"{statistics.fmean(again):.1%}",
-                f"{statistics.fmean(known):.1%}",
+                f"{share(said_again(replies)):.1%}",
+                f"{share(phrases_again(replies)):.1%}",
             )
         )
     return rows

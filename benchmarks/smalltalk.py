@@ -1,7 +1,7 @@
 """Replies to be read: `python -m benchmarks.smalltalk` prints what the starter says to a hundred messages.
 
-As the service samples: 8-bit weights, several candidates. The messages are those of models/recipe/prompts.txt,
-each one the first of a conversation. What a reader made of the replies stands on the model's card.
+As the service samples: 8-bit weights, several candidates. The messages are those of
+models/recipe/prompts.txt, each one the first of a conversation.
 """
 
 import argparse

@@ -4,22 +4,25 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from dialogue_service.contracts import ChatReply, ChatRequest, Forgotten, Timings, Turn
 from dialogue_service.generation import Generator, OnText
 from dialogue_service.intent_client import IntentClient
-from dialogue_service.memory import IdempotencyKey, Memory, Recalled
-from dialogue_service.turns import Turns
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory, Recalled
+from dialogue_service.turns import Ticket, Turns
+from shared import telemetry
 from shared.contracts import Intent
+from shared.metrics import INFERENCE
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
-from shared.telemetry import INFERENCE
 
 FIXED_REPLY_MODEL = "catalog"
-_RECALLED_EXCHANGES = 32
-_CLAIM_GRACE_S = 10.0
+RECALLED_EXCHANGES = 32
 
 T = TypeVar("T")
 
@@ -77,38 +80,31 @@ class Chat:
     slot: ModelSlot[Generator]
     turns: Turns
     deadline_s: float
+    tracer: Tracer = field(default_factory=NoOpTracer)
 
     async def reply(
         self, request: ChatRequest, key: IdempotencyKey | None = None, listener: Listener | None = None
     ) -> ChatReply:
-        """Answer one message; on return the exchange is stored. Raises Problem or redis.RedisError.
+        """Answer one message; on return the exchange is stored. Raises Problem.
 
         A cancelled turn stops computing and stores nothing, unless storing has begun: that is finished.
         """
-        if key is None:
-            return await self._turn(request, None, listener)
-        claim = asyncio.create_task(self.memory.claim(key, self.deadline_s + _CLAIM_GRACE_S))
-        try:
-            if (stored := await _finish(claim)) is None:
-                return await self._turn(request, key, listener)
-        except BaseException:
-            if not claim.cancelled() and claim.exception() is None and claim.result() is None:
-                await _finish(self.memory.release(key))
-            raise
+        async with self.turns.admit(request.conversation, key) as ticket:
+            stored = await _finish(self.memory.claim(ticket, key)) if key else None
+            if stored is None:
+                return await self._turn(request, ticket, listener)
         reply = ChatReply.model_validate(stored.model_dump())
         if listener:
             listener.on_intent(reply.intent)
             listener.on_text(reply.reply)
         return reply
 
-    async def _turn(
-        self, request: ChatRequest, key: IdempotencyKey | None, listener: Listener | None
-    ) -> ChatReply:
+    async def _turn(self, request: ChatRequest, ticket: Ticket, listener: Listener | None) -> ChatReply:
         ends, began = _from_now(self.deadline_s), time.perf_counter()
-        async with self.turns.take(request.conversation, self.deadline_s):
+        async with self.turns.take(ticket, self.deadline_s):
             taken = time.perf_counter()
             async with _until(ends):
-                recalled = await self.memory.recall(request.conversation, _RECALLED_EXCHANGES)
+                recalled = await self.memory.recall(request.conversation, RECALLED_EXCHANGES)
                 read = time.perf_counter()
                 answer = await self._answer(request, recalled, listener)
             turn = Turn(
@@ -125,7 +121,8 @@ class Chat:
                     reply_ms=_ms(answer.reply_s),
                 ),
             )
-            exchange_id = await _finish(self.memory.append(turn, recalled.number, key))
+            exchange_id = await _finish(self.memory.append(turn, recalled.number, ticket))
+        telemetry.log_texts(message=turn.message, reply=turn.reply, intent=turn.intent and turn.intent.label)
         return ChatReply(id=exchange_id, **turn.model_dump())
 
     async def _answer(self, request: ChatRequest, recalled: Recalled, listener: Listener | None) -> _Answer:
@@ -156,20 +153,24 @@ class Chat:
     async def generate(self, turns: Sequence[str], seed: int | None = None) -> tuple[str, str]:
         """The bare model's next turn and the model's name; nothing is read or stored."""
         async with _until(_from_now(self.deadline_s)):
-            return await self._generate(turns, seed, None)
+            text, model = await self._generate(turns, seed, None)
+        telemetry.log_texts(message=turns[-1], reply=text)
+        return text, model
 
     async def _generate(
         self, turns: Sequence[str], seed: int | None, on_text: OnText | None
     ) -> tuple[str, str]:
         served, began = self.slot.served, time.perf_counter()
-        text = await served.model.reply(turns, seed=seed, on_text=on_text)
+        asked = {"gen_ai.operation.name": "chat", "gen_ai.request.model": served.name}
+        with self.tracer.start_as_current_span("generate", attributes=asked):
+            text = await served.model.reply(turns, seed=seed, on_text=on_text)
         INFERENCE.labels("dialogue", served.name).observe(time.perf_counter() - began)
         return text, served.name
 
     async def forget(self, conversation: str) -> Forgotten:
         """Forget a conversation, after the turn that is under way in it."""
-        async with self.turns.take(conversation, self.deadline_s):
-            return await self.memory.forget(conversation)
+        async with self.turns.admit(conversation) as ticket, self.turns.take(ticket, self.deadline_s):
+            return await self.memory.forget(ticket)
 
 
 def _from_now(seconds: float) -> float:
@@ -192,6 +193,8 @@ async def _finish(work: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        # Nobody is left to hear of a failure; and another cancellation must not reach the work either.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait({task})
         raise
 

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
-from shared.contracts import Intent, Request, Text
+from shared.contracts import Activate, Intent, Request, Text
 from shared.problems import FORM_TAG
 
 DEFAULT_CONVERSATION = "default"
-EXCHANGE_ID_PATTERN = r"^[0-9]{1,15}-[0-9]{1,15}$"
+EXCHANGE_ID_PATTERN = r"^[1-9][0-9]{0,14}-(0|[1-9][0-9]{0,14})$"  # one way to write each
+MAX_SEED = 2**53 - 1  # what every JSON library reads exactly (RFC 7493)
 _EXAMPLE_ID = "1795334400000-1"
 
 ConversationName = Annotated[
@@ -30,13 +31,17 @@ ExchangeId = Annotated[
         examples=[_EXAMPLE_ID],
     ),
 ]
+
+
+def _whole(number: Any) -> Any:
+    """To JSON 7 and 7.0 are the same number."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 Rating = Literal["positive", "negative"]
 Seed = Annotated[
-    int | None,
+    Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(_whole)] | None,
     Field(
-        strict=True,
-        ge=0,
-        le=2**63 - 1,
         description="Makes the same reply again where history, model and route are the same. "
         "Without one it is random.",
         examples=[7],
@@ -164,7 +169,7 @@ class Forgotten(BaseModel):
 
 
 class ExchangeFeedback(Request):
-    """A vote on a remembered exchange; a second one replaces the first."""
+    """A vote on a remembered exchange; another one replaces it."""
 
     exchange_id: ExchangeId
     rating: Rating = Field(examples=["positive"])
@@ -174,7 +179,10 @@ class ExchangeFeedback(Request):
 
 
 class FreeFeedback(Request):
-    """A vote on any input and response; `feedback` is a rating, or words that are kept as comment."""
+    """A vote on any input and response; `feedback` is a rating, or words that are kept as comment.
+
+    Another one on the same two texts replaces it.
+    """
 
     input: Text = Field(examples=["What can you do?"])
     response: Text = Field(examples=["I can chat with you."])
@@ -196,14 +204,24 @@ FeedbackRequest = Annotated[
 
 
 class FeedbackExport(Feedback):
-    """One line of the feedback export, as the training command reads it: the vote and what it is about."""
+    """A vote and what it is about: one line of the export, as the training command reads it."""
 
     turns: list[str] = Field(
-        description="What was said before, oldest first, then the message and the reply.",
+        description="What was said before (32 exchanges at most), oldest first; then message and reply.",
         examples=[["Hi, how are you?", "I'm doing well, thanks! How about you?"]],
     )
     intent: Intent | None = Field(default=None, description="The message's intent, if it had one.")
     model: str | None = Field(default=None, description="The model that made the reply.")
+
+
+class FeedbackPage(BaseModel):
+    """A page of the votes, the newest exchange first."""
+
+    votes: list[FeedbackExport]
+    next: str | None = Field(
+        description="Send it as `before` to get the votes on older exchanges; null: there are none.",
+        examples=[None],
+    )
 
 
 class GenerateRequest(Request):
@@ -218,3 +236,14 @@ class GenerateReply(BaseModel):
 
     response: str = Field(examples=["Why did the tomato blush? It saw the salad dressing."])
     model: str = Field(examples=["starter"])
+
+
+class TrainingRequest(Request):
+    """What a training job is to do. It learns from the feedback, and begins with the model that serves."""
+
+    method: Literal["sft", "kto"] = Field(
+        default="kto",
+        description="kto learns from thumbs up and down; sft to say replies with thumbs up and better ones.",
+        examples=["kto"],
+    )
+    activate: Activate = "if_better"

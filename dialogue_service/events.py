@@ -13,23 +13,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis import RedisError, ResponseError
-
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatReply, ChatRequest, IntentEvent, TokenEvent
-from dialogue_service.memory import IdempotencyKey
+from dialogue_service.keys import IdempotencyKey
 from shared.contracts import Intent
-from shared.problems import InternalError, MemoryUnavailable, Problem
+from shared.problems import InternalError, Problem
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event and the JSON object it carries."""
+    """One event, the JSON object it carries and, of an error, the problem's slug."""
 
     name: Literal["intent", "token", "done", "error"]
     data: dict[str, Any]
+    cause: str | None = None
 
 
 class Events:
@@ -91,16 +90,12 @@ def failure(error: BaseException) -> Event:
     data = problem.details().model_dump(exclude_none=True)
     if (seconds := problem.headers.get("Retry-After")) is not None:
         data["retry_after_s"] = int(seconds)
-    return Event("error", data)
+    return Event("error", data, problem.slug)
 
 
 def problem_of(error: BaseException) -> Problem:
     """Any error as what a caller may know of it; a bug is logged."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, RedisError):
-        # ResponseError carries Redis' own reason (disk full, read-only); anything else is "no answer".
-        said = f"Redis refused: {error}" if isinstance(error, ResponseError) else None
-        return MemoryUnavailable(said, retry_after_s=2)
     logger.error("unhandled error", exc_info=error)
     return InternalError()

@@ -1,6 +1,5 @@
 """Votes on replies, kept beside the exchanges they belong to; `keys` says what lies where."""
 
-import itertools
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -8,22 +7,34 @@ from typing import Any, get_args
 from redis.asyncio import Redis
 
 from dialogue_service import keys
-from dialogue_service.contracts import ExchangeFeedback, Feedback, FeedbackExport, FreeFeedback, Rating
+from dialogue_service.contracts import (
+    ExchangeFeedback,
+    Feedback,
+    FeedbackExport,
+    FeedbackPage,
+    FreeFeedback,
+    Rating,
+)
 from dialogue_service.memory import Memory
 from shared.problems import NotFound
 
-_CONTEXT_EXCHANGES = 10
+_CONTEXT_EXCHANGES = 32
+"""More than fits into the window that DIALOGUE_CONTEXT_TOKENS gives a model by default."""
 
-# A vote on an exchange that is not there (any more) is refused in the same step that would store it.
+# A vote on an exchange that is not there (any more) is refused in the same step that would store it. The same
+# vote again keeps its time; texts cannot hold the key that is cut out, for in JSON their quotes are escaped.
 _VOTE = """
-if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-return 1
+if KEYS[2] and #redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1]) == 0 then return false end
+local function timeless(vote) return (string.gsub(vote, '"at":"[^"]*"', '', 1)) end
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if old and timeless(old) == timeless(ARGV[2]) then return old end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return ARGV[2]
 """
 
 
 class FeedbackStore:
-    """Votes in Redis. Every method may raise redis.RedisError."""
+    """Votes in Redis. Every method may raise MemoryUnavailable."""
 
     def __init__(self, redis: Redis, memory: Memory) -> None:
         self._redis: Any = redis  # typed loosely for the same reason as in `memory`
@@ -35,32 +46,28 @@ class FeedbackStore:
         feedback = Feedback(
             id=vote.exchange_id, at=datetime.now(UTC), **vote.model_dump(exclude={"exchange_id"})
         )
-        number = keys.number_of(feedback.id)
         stored = await self._vote(
-            keys=[keys.STREAM + number, keys.FEEDBACK + number],
+            keys=[_hash_of(feedback.id), keys.STREAM + keys.number_of(feedback.id)],
             args=[feedback.id, feedback.model_dump_json()],
         )
         if not stored:
             raise NotFound(f"There is no exchange {feedback.id}. GET /memory lists the ids.")
-        return feedback
+        return Feedback.model_validate_json(stored)
 
     async def put_free(self, vote: FreeFeedback) -> Feedback:
-        """Store a vote that belongs to no exchange; it gets an id of its own."""
+        """Store a vote that belongs to no exchange; its id follows from the input and the response."""
         is_rating = vote.feedback in get_args(Rating)
-        now = datetime.now(UTC)
-        for ms in itertools.count(int(now.timestamp() * 1000)):
-            line = FeedbackExport.model_validate(
-                {
-                    "id": f"{ms}-{keys.NO_CONVERSATION}",
-                    "rating": vote.feedback if is_rating else None,
-                    "comment": None if is_rating else vote.feedback,
-                    "at": now,
-                    "turns": [vote.input, vote.response],
-                }
-            )
-            if await self._redis.hsetnx(_hash_of(line.id), line.id, line.model_dump_json()):
-                break  # the id was free
-        return Feedback.model_validate(line.model_dump())
+        line = FeedbackExport.model_validate(
+            {
+                "id": keys.free_vote_id(vote.input, vote.response),
+                "rating": vote.feedback if is_rating else None,
+                "comment": None if is_rating else vote.feedback,
+                "at": datetime.now(UTC),
+                "turns": [vote.input, vote.response],
+            }
+        )
+        stored = await self._vote(keys=[_hash_of(line.id)], args=[line.id, line.model_dump_json()])
+        return Feedback.model_validate_json(stored)
 
     async def get(self, feedback_id: str) -> Feedback:
         """One vote. Raises NotFound."""
@@ -74,13 +81,26 @@ class FeedbackStore:
         if not await self._redis.hdel(_hash_of(feedback_id), feedback_id):
             raise _no_vote(feedback_id)
 
+    async def page(self, limit: int, before: str | None) -> FeedbackPage:
+        """`limit` votes: those on the newest exchanges, or on exchanges older than `before`."""
+        older = [id_ for id_ in await self._ids() if before is None or _age(id_) > _age(before)]
+        lines = [await self._line(id_) for id_ in older[:limit]]
+        return FeedbackPage(
+            votes=[line for line in lines if line], next=older[limit - 1] if len(older) > limit else None
+        )
+
     async def export(self) -> AsyncIterator[FeedbackExport]:
-        """Every vote with the turns it is about: free ones first, then by conversation and time."""
-        for number in [keys.NO_CONVERSATION, *await self._memory.numbers()]:
-            # Ids only: votes of one conversation are few, but their texts need not all be in memory.
-            for feedback_id in sorted(await self._redis.hkeys(keys.FEEDBACK + number)):
-                if line := await self._line(feedback_id):
-                    yield line
+        """Every vote with the turns it is about: those without an exchange, then by the exchanges' time."""
+        for feedback_id in reversed(await self._ids()):
+            if line := await self._line(feedback_id):
+                yield line
+
+    async def _ids(self) -> list[str]:
+        """Of all votes, the newest exchange first. Ids only: their texts need not all be in memory."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for number in [keys.NO_CONVERSATION, *await self._memory.numbers()]:
+                pipeline.hkeys(keys.FEEDBACK + number)
+            return sorted((id_ for ids in await pipeline.execute() for id_ in ids), key=_age)
 
     async def _line(self, feedback_id: str) -> FeedbackExport | None:
         """None when it was deleted meanwhile."""
@@ -104,5 +124,11 @@ def _hash_of(feedback_id: str) -> str:
     return keys.FEEDBACK + keys.number_of(feedback_id)
 
 
+def _age(feedback_id: str) -> tuple[bool, int, int]:
+    """Sorts votes: the newest exchange first, votes without one last."""
+    time, _, number = feedback_id.partition("-")
+    return number == keys.NO_CONVERSATION, -int(time), -int(number)
+
+
 def _no_vote(feedback_id: str) -> NotFound:
-    return NotFound(f"There is no vote {feedback_id}. GET /feedback/export lists them.")
+    return NotFound(f"There is no vote {feedback_id}. GET /feedback lists them.")

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 
 import httpx
 from pydantic import ValidationError
 
+from dialogue_service.metrics import INTENT
 from shared.contracts import IntentAnswer, IntentRequest
 from shared.telemetry import REQUEST_ID_HEADER, request_id
 
@@ -22,6 +24,7 @@ class IntentClient:
 
     async def classify(self, text: str) -> IntentAnswer | None:
         """The message's intent, or None when the service is away, slow or wrong."""
+        began = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._http.post(
@@ -32,6 +35,7 @@ class IntentClient:
             answer.raise_for_status()
             intent = IntentAnswer.model_validate_json(answer.content)
         except (httpx.HTTPError, TimeoutError, ValidationError) as error:
+            INTENT.labels("failure").observe(time.perf_counter() - began)
             if not self._silent:  # said once per outage, not once per message
                 logger.warning(
                     "no intent from %s (%s); replies are made without one",
@@ -40,6 +44,7 @@ class IntentClient:
                 )
             self._silent = True
             return None
+        INTENT.labels("intent").observe(time.perf_counter() - began)
         if self._silent:
             logger.info("the intent service answers again")
         self._silent = False

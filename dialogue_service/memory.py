@@ -1,18 +1,20 @@
 """The complete conversation in Redis; `keys` says what lies where.
 
-Every change is one Lua script: it happens whole or not at all. Nothing is sent twice by itself, because
-an append that timed out may have happened.
+Every change is one Lua script: it happens whole or not at all. One that got no answer may have happened, and
+may even happen later: what has a ticket (`turns`) happens only while the ticket is good.
 """
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 
 from dialogue_service import keys
 from dialogue_service.contracts import Exchange, Feedback, Forgotten, MemoryPage, Turn
-from shared.problems import ConversationForgotten, KeyInUse, KeyReused
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.turns import LEASE_S, Ticket
+from shared.problems import ConversationForgotten, KeyInUse, KeyReused, MemoryUnavailable
 
 _EXPORT_BATCH = 200
 _KEPT_KEY_S = 24 * 3600
@@ -25,9 +27,13 @@ local count = block + redis.call('XLEN', stream) % block
 return {number, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', count)}
 """
 
+# Changes what the turn is about only while its ticket is the first in line, and its claim still its own.
 _APPEND = """
+local line, lease, key = KEYS[3], KEYS[4], KEYS[5]
+if redis.call('LINDEX', line, 0) ~= ARGV[5] then return {'lost'} end
+if key and redis.call('GET', key) ~= ARGV[6] .. ':' .. ARGV[5] then return {'lost'} end
 local number = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if number ~= ARGV[2] then return false end
+if number ~= ARGV[2] then return {'forgotten'} end
 if number == '' then
   number = tostring(redis.call('INCR', KEYS[2]))
   redis.call('HSET', KEYS[1], ARGV[1], number)
@@ -39,35 +45,38 @@ local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)
 if #last > 0 then ms = math.max(ms, tonumber(string.match(last[1][1], '^%d+')) + 1) end
 local id = string.format('%.0f-%s', ms, number)
 redis.call('XADD', stream, id, 'turn', ARGV[4])
-if KEYS[3] then redis.call('SET', KEYS[3], ARGV[5] .. ':' .. id, 'EX', ARGV[6]) end
-return id
+if key then redis.call('SET', key, ARGV[6] .. ':' .. id, 'EX', ARGV[7]) end
+redis.call('LPOP', line)
+redis.call('DEL', lease)
+return {'stored', id}
 """
 
 _FORGET = """
+if redis.call('LINDEX', KEYS[2], 0) ~= ARGV[4] then return {'lost'} end
 local number = redis.call('HGET', KEYS[1], ARGV[1])
-if not number then return {0, 0} end
-local gone = {redis.call('XLEN', ARGV[2] .. number), redis.call('HLEN', ARGV[3] .. number)}
+if not number then return {'done', 0, 0} end
+local gone = {'done', redis.call('XLEN', ARGV[2] .. number), redis.call('HLEN', ARGV[3] .. number)}
 redis.call('UNLINK', ARGV[2] .. number, ARGV[3] .. number)
 redis.call('HDEL', KEYS[1], ARGV[1])
 return gone
 """
 
-_RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+# A claim whose turn is dead is none. A ticket's id, unlike an exchange's, has no dash.
+_CLAIM = """
+local body, by = string.match(redis.call('GET', KEYS[1]) or '', '^(%x+):(.*)$')
+local answered = by and string.find(by, '-', 1, true)
+if answered or by and redis.call('EXISTS', ARGV[3] .. by) == 1 then
+  if body ~= ARGV[1] then return {'reused'} end
+  return answered and {'answered', by} or {'running'}
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2], 'EX', ARGV[5])
+redis.call('SET', KEYS[2], '', 'PX', ARGV[4])
+return {'claimed'}
 """
 
-
-def connect(url: str) -> Redis:
-    """A client whose every wait is bounded and that never sends a command twice."""
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=64,
-        timeout=2,
-        socket_connect_timeout=2,
-        socket_timeout=5,
-        decode_responses=True,
-    )
-    return Redis.from_pool(pool)
+_LOST = (
+    "Redis or this service was held up for so long that the turn was lost. Nothing was stored; send it again."
+)
 
 
 @dataclass(frozen=True)
@@ -78,21 +87,8 @@ class Recalled:
     turns: list[Turn]
 
 
-@dataclass(frozen=True)
-class IdempotencyKey:
-    """A caller's key for one request: the Redis key that stands for it, and its body's hash."""
-
-    key: str
-    body: str
-
-    @classmethod
-    def of(cls, key: str, request: str) -> "IdempotencyKey":
-        """From the header and the request's canonical JSON."""
-        return cls(keys.IDEMPOTENCY + keys.sha256(key), keys.sha256(request))
-
-
 class Memory:
-    """Conversations in Redis. Every method may raise redis.RedisError."""
+    """Conversations in Redis. Every method may raise MemoryUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         # Typed loosely: redis-py cannot know that this client decodes, so its answers are bytes or str.
@@ -100,7 +96,7 @@ class Memory:
         self._recall = redis.register_script(_RECALL)
         self._append = redis.register_script(_APPEND)
         self._forget = redis.register_script(_FORGET)
-        self._release = redis.register_script(_RELEASE)
+        self._claim = redis.register_script(_CLAIM)
 
     async def recall(self, conversation: str, count: int) -> Recalled:
         """At least the newest `count` exchanges, fewer than twice as many; the cost depends on nothing else.
@@ -114,47 +110,50 @@ class Memory:
             number, [_turn(dict(zip(f[::2], f[1::2], strict=True))) for _, f in reversed(entries)]
         )
 
-    async def append(self, turn: Turn, number: str, key: IdempotencyKey | None = None) -> str:
-        """Store one exchange and return its id. `number` is what `recall` returned.
+    async def append(self, turn: Turn, number: str, ticket: Ticket) -> str:
+        """Store one exchange and return its id; the ticket is used up. `number` is what `recall` returned.
 
         Raises ConversationForgotten when the conversation is not that one any more; nothing is stored then.
         """
-        touched = [keys.CONVERSATIONS, keys.NUMBERS, *([key.key] if key else [])]
+        key = ticket.key
+        touched = [keys.CONVERSATIONS, keys.NUMBERS, ticket.line, ticket.lease, *([key.key] if key else [])]
         args: list[str | int] = [
             turn.conversation,
             number,
             keys.STREAM,
             turn.model_dump_json(),
+            ticket.id,
             key.body if key else "",
             _KEPT_KEY_S,
         ]
-        exchange_id: str | None = await self._append(keys=touched, args=args)
-        if exchange_id is None:
+        outcome, *rest = await self._append(keys=touched, args=args)
+        if outcome == "forgotten":
             raise ConversationForgotten
-        return exchange_id
+        if outcome == "lost":
+            raise MemoryUnavailable(_LOST, retry_after_s=1)
+        ticket.used = True
+        return str(rest[0])
 
-    async def claim(self, key: IdempotencyKey, running_s: float) -> Exchange | None:
-        """Claim a key for `running_s` seconds; the stored exchange if the request was answered before.
+    async def claim(self, ticket: Ticket, key: IdempotencyKey) -> Exchange | None:
+        """Claim the key for the ticket's turn; the stored exchange if the request was answered before.
 
         Raises KeyInUse, KeyReused, or ConversationForgotten when the stored exchange is gone.
         """
-        claimed = await self._redis.set(key.key, f"{key.body}:", nx=True, px=int(running_s * 1000))
-        if claimed:
+        outcome, *rest = await self._claim(
+            keys=[key.key, ticket.lease],
+            args=[key.body, ticket.id, keys.LEASE, int(LEASE_S * 1000), _KEPT_KEY_S],
+        )
+        if outcome == "claimed":
             return None
-        body, _, exchange_id = (await self._redis.get(key.key) or f"{key.body}:").partition(":")
-        if body != key.body:
+        if outcome == "reused":
             raise KeyReused
-        if not exchange_id:
+        if outcome == "running":
             raise KeyInUse(retry_after_s=1)
-        if (exchange := await self.find(exchange_id)) is None:
+        if (exchange := await self.find(rest[0])) is None:
             raise ConversationForgotten(
                 "The reply of this key was stored, and forgotten since. Use a new key."
             )
         return exchange
-
-    async def release(self, key: IdempotencyKey) -> None:
-        """Give up a claim whose request failed; an answered one stays."""
-        await self._release(keys=[key.key], args=[f"{key.body}:"])
 
     async def find(self, exchange_id: str) -> Exchange | None:
         """One exchange with its vote, or None."""
@@ -194,19 +193,22 @@ class Memory:
                 yield exchange
             after = f"({entries[-1][0]}"
 
-    async def forget(self, conversation: str) -> Forgotten:
-        """Forget a conversation and the votes on it."""
-        exchanges, votes = await self._forget(
-            keys=[keys.CONVERSATIONS], args=[conversation, keys.STREAM, keys.FEEDBACK]
+    async def forget(self, ticket: Ticket) -> Forgotten:
+        """Forget the ticket's conversation and the votes on it."""
+        outcome, *gone = await self._forget(
+            keys=[keys.CONVERSATIONS, ticket.line],
+            args=[ticket.conversation, keys.STREAM, keys.FEEDBACK, ticket.id],
         )
-        return Forgotten(forgotten=exchanges, feedback_forgotten=votes)
+        if outcome == "lost":
+            raise MemoryUnavailable(_LOST, retry_after_s=1)
+        return Forgotten(forgotten=gone[0], feedback_forgotten=gone[1])
 
     async def numbers(self) -> list[str]:
         """The numbers of all conversations there are, in the order in which they began."""
         return sorted(await self._redis.hvals(keys.CONVERSATIONS), key=int)
 
     async def ping(self) -> None:
-        """Raises redis.RedisError when Redis does not answer."""
+        """Raises MemoryUnavailable when Redis does not answer."""
         await self._redis.ping()
 
     async def _with_feedback(self, entries: list[tuple[str, dict[str, str]]]) -> list[Exchange]:

@@ -1,9 +1,11 @@
 """What the dialogue service can be told by environment variables."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     HttpUrl,
     RedisDsn,
@@ -17,6 +19,7 @@ from shared.contracts import MAX_TEXT_CHARS
 from shared.settings import (
     REPOSITORY,
     BearerToken,
+    HttpAddress,
     ModelName,
     Port,
     RegistryFolder,
@@ -30,10 +33,6 @@ def _redis_url(value: str) -> str:
     if not value.startswith("unix://"):
         TypeAdapter(RedisDsn).validate_python(value)
     return value
-
-
-def _http_url(value: str) -> str:
-    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
 
 
 def _generator_url(value: str | None) -> str | None:
@@ -96,7 +95,12 @@ class DialogueSettings(ServiceSettings):
         description="where the memory is kept, as redis://, rediss:// or unix:// URL.",
         examples=["redis://127.0.0.1:6379/0"],
     )
-    intent_url: Annotated[str, AfterValidator(_http_url)] = Field(
+    memory_folder: Annotated[Path | None, BeforeValidator(lambda folder: folder or None)] = Field(
+        default=None,
+        description="where Redis keeps its files, if on this machine: its disk then explains a failure.",
+        examples=[".data/valkey-9"],
+    )
+    intent_url: HttpAddress = Field(
         default="http://127.0.0.1:8001",
         description="where the intent service listens.",
         examples=["http://127.0.0.1:8001"],
@@ -121,6 +125,13 @@ class DialogueSettings(ServiceSettings):
         le=10_000,
         description="how many turns may wait at once; one more is answered 429.",
         examples=[32],
+    )
+    sockets: int = Field(
+        default=200,
+        ge=1,
+        le=10_000,
+        description="how many WebSockets may be open at once; one more is answered 503.",
+        examples=[200],
     )
     context_tokens: int = Field(
         default=384,
@@ -168,12 +179,18 @@ class DialogueSettings(ServiceSettings):
             raise ValueError("the server at DIALOGUE_GENERATOR_URL must be told a model")
         return value
 
+    def generation(self) -> dict[str, Any]:
+        """How a model of this machine makes replies: the options of a LocalGenerator."""
+        options = ("context_tokens", "reply_tokens", "candidates", "dtype", "queue", "cache_mb")
+        return {option: getattr(self, option) for option in options}
+
     def limits(self) -> dict[str, Any]:
         """The bounds a caller meets."""
         return {
             "max_message_chars": MAX_TEXT_CHARS,
             "deadline_s": self.deadline,
             "queue": self.queue,
+            "sockets": self.sockets,
             "context_tokens": self.context_tokens,
             "reply_tokens": self.reply_tokens,
             "candidates": self.candidates,

@@ -11,7 +11,7 @@ from intent_service.catalog import Catalog, CatalogFault
 from intent_service.classifiers import Classifier
 from intent_service.in_force import InForce
 from intent_service.inference import Answer, Inference
-from shared import problems
+from shared import problems, telemetry
 from shared.contracts import IntentAnswer, IntentBatchAnswer, IntentBatchRequest, IntentRequest
 from shared.model_slot import ModelSlot
 from shared.worker import Worker
@@ -19,10 +19,8 @@ from shared.worker import Worker
 router = APIRouter(tags=["intents"])
 
 _CLASSIFYING = problems.responses(
-    problems.MalformedBody,
+    *problems.BODY_PROBLEMS,
     problems.Unauthorized,
-    problems.ContentTooLarge,
-    problems.InvalidBody,
     problems.Overloaded,
     problems.ModelNotReady,
     problems.DeadlineExceeded,
@@ -103,6 +101,7 @@ async def _classify(
 ) -> list[Answer] | None:
     """One answer a text; None when the caller has left."""
     intents = _own(labels) if labels else state.in_force.catalog
+    telemetry.log_texts(messages=list(texts), labels=labels)
     return await _unless_left(request, state.inference.answers(texts, intents, state.deadline_s))
 
 

@@ -38,12 +38,12 @@ class Example:
         return self.intent != OUT_OF_SCOPE
 
 
-def read(path: Path) -> list[Example]:
+def read(path: Path, *, may_be_none: bool = False) -> list[Example]:
     """Read `{"text", "intent"}` rows, or rows of the feedback export.
 
     Of the feedback only corrected intents count: the message is the last turn but one, its intent is
     `correct_intent`; rows without a correction are passed over. Raises DataFault with the first
-    `MAX_PROBLEMS` problems of the file, and when nothing is left.
+    `MAX_PROBLEMS` problems of the file, and unless there `may_be_none` when nothing is left.
     """
     examples: list[Example] = []
     problems: list[str] = []
@@ -60,7 +60,7 @@ def read(path: Path) -> list[Example]:
             examples += [example] if example else []
         if len(problems) == MAX_PROBLEMS:
             break
-    if not problems and not examples:
+    if not problems and not examples and not may_be_none:
         problems.append(f"{path}:1: there is no message with an intent in it")
     if problems:
         raise DataFault("\n".join(problems))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from intent_service.catalog import UNKNOWN, Catalog
 from intent_service.classifiers import Classifier
 from intent_service.classifiers.verdict import Verdict
-from shared import telemetry
+from shared import metrics
 from shared.batcher import Batcher
 from shared.contracts import IntentAnswer
 from shared.model_slot import ModelSlot, Served
@@ -29,7 +29,7 @@ class Inference:
 
     def __init__(self, slot: ModelSlot[Classifier], worker: Worker, queue: int) -> None:
         self._slot = slot
-        self._batcher = Batcher(worker, _compute, capacity=queue, largest=_LARGEST_BATCH)
+        self._batcher = Batcher(worker, _compute, capacity=queue, largest=_LARGEST_BATCH, service="intent")
         self._kept = _Newest()
         self._kept_of: Served[Classifier] | None = None
 
@@ -69,7 +69,7 @@ class _Newest:
 def _compute(group: tuple[Served[Classifier], Catalog], texts: list[str]) -> list[Answer]:
     """Classify `texts` by one model among one catalogue; runs in the inference thread."""
     served, catalog = group
-    with telemetry.INFERENCE.labels("intent", served.name).time():
+    with metrics.INFERENCE.labels("intent", served.name).time():
         verdicts = served.model.classify(texts, catalog)
     return [
         _answer(text, catalog, verdict, served.name) for text, verdict in zip(texts, verdicts, strict=True)

@@ -8,7 +8,15 @@ from pydantic_settings import SettingsConfigDict
 
 from intent_service import bundled, catalog
 from shared.contracts import MAX_LABELS, MAX_TEXT_CHARS, MAX_TEXTS
-from shared.settings import REPOSITORY, ModelName, Port, RegistryFolder, Revision, ServiceSettings
+from shared.settings import (
+    REPOSITORY,
+    HttpAddress,
+    ModelName,
+    Port,
+    RegistryFolder,
+    Revision,
+    ServiceSettings,
+)
 
 
 def _catalog(path: Path) -> Path:
@@ -79,6 +87,11 @@ class IntentSettings(ServiceSettings):
         default="auto",
         description="auto: a model computes with fewer bits if that keeps its results; float32: never.",
         examples=["float32"],
+    )
+    feedback_url: HttpAddress = Field(
+        default="http://127.0.0.1:8000/feedback/export",
+        description="where POST /training finds corrected intents: the dialogue service's feedback export.",
+        examples=["http://127.0.0.1:8000/feedback/export"],
     )
     queue: int = Field(
         default=32,

@@ -49,10 +49,13 @@ def _run(children: Children, sockets: Path) -> NoReturn:
     intent = Service.load(IntentSettings)
     os.environ.setdefault("DIALOGUE_INTENT_URL", intent.url)
     dialogue = Service.load(DialogueSettings)
+    os.environ.setdefault("INTENT_FEEDBACK_URL", f"{dialogue.url}/feedback/export")
     telemetry.configure_logging(dialogue.configured.log_format)
     services.check_ports([dialogue, intent], children)
     with redis_server.started(configured, children, sockets) as store:
         os.environ["REDIS_URL"] = store.url
+        if store.folder:
+            os.environ["DIALOGUE_MEMORY_FOLDER"] = str(store.folder)
         intent_state, dialogue_state = services.start([intent, dialogue], children)
         facts = banner.Facts(
             dialogue_url=dialogue.url,
@@ -61,6 +64,7 @@ def _run(children: Children, sockets: Path) -> NoReturn:
             intent=intent_state.model,
             memory=store.place,
             needs_key=dialogue.configured.api_key is not None,
+            exposed=[s.exposure for s in (dialogue, intent) if s.configured.is_exposed],
         )
         banner.show(facts, Console())
         while True:

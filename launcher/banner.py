@@ -1,7 +1,7 @@
 """What a person reads once everything is ready."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.contracts import SlotStatus
+from shared.settings import MAKE_KEY
 
 _HELLO = '{"message": "Hi, how are you?"}'
 
@@ -24,14 +25,15 @@ class Facts:
     intent: SlotStatus
     memory: str
     needs_key: bool
+    exposed: Sequence[str] = ()
+    """The variables that make a service listen to other machines, where no key is needed."""
 
 
 def show(facts: Facts, console: Console) -> None:
     """Print the banner, and after it a curl line of its own that can be pasted as it is."""
     rows = [
         ("Chat page", f"{facts.dialogue_url}/"),
-        ("API docs", f"{facts.dialogue_url}/docs"),
-        ("", f"{facts.intent_url}/docs"),
+        *_docs(facts),
         *_models("Replies", facts.dialogue),
         *_models("Intents", facts.intent),
         ("Memory", facts.memory),
@@ -45,6 +47,8 @@ def show(facts: Facts, console: Console) -> None:
     else:
         lines = "\n".join(f"{name:<11}{value}" for name, value in rows)
         _print(console, f"Parley is ready\n{lines}")
+    if facts.exposed:
+        _print(console, _warning(facts.exposed), "bold red")
     where = ", in a shell that has API_KEY set" if facts.needs_key else ""
     _print(console, f"Try it{where}:\n{curl(facts)}")
 
@@ -54,6 +58,14 @@ def curl(facts: Facts) -> str:
     key = ' -H "Authorization: Bearer $API_KEY"' if facts.needs_key else ""
     address = shlex.quote(f"{facts.dialogue_url}/chat")
     return f"curl -s {address} -H 'Content-Type: application/json'{key} -d '{_HELLO}'"
+
+
+def _docs(facts: Facts) -> Iterable[tuple[str, str]]:
+    if facts.needs_key:  # which a browser does not send when it opens /docs
+        yield "API docs", "openapi/dialogue.json, openapi/intent.json"
+    else:
+        yield "API docs", f"{facts.dialogue_url}/docs"
+        yield "", f"{facts.intent_url}/docs"
 
 
 def _models(name: str, slot: SlotStatus) -> Iterable[tuple[str, str]]:
@@ -66,6 +78,14 @@ def _models(name: str, slot: SlotStatus) -> Iterable[tuple[str, str]]:
         yield "", f"{failed.name} is not available: {failed.reason}. {failed.advice}"
 
 
-def _print(console: Console, text: str) -> None:
-    """As it is: no wrapping, no colours, so that it can be copied."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+def _warning(exposed: Sequence[str]) -> str:
+    why = ", ".join(exposed)
+    return (
+        f"WARNING: everyone who can reach this machine can talk, read and forget here ({why}).\n"
+        f"Set a key that every call then needs: API_KEY=$({MAKE_KEY})"
+    )
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """As it is: no wrapping, no colours of its own, so that it can be copied."""
+    console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)

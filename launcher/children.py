@@ -48,7 +48,8 @@ class Stopped(Exception):
 class Child:
     """A program to keep running. Its output goes to the launcher's stderr, or to the file `log`.
 
-    While it is not `watched`, its end is the business of whoever started it.
+    While it is not `watched`, its end is the business of whoever started it. `hindrance` tells why it would
+    only end again if it were started now, or None; until then it is not.
     """
 
     name: str
@@ -57,9 +58,11 @@ class Child:
     keep_open: Sequence[int] = ()
     log: Path | None = None
     watched: bool = True
+    hindrance: Callable[[], str | None] = lambda: None
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     restart_at: float | None = field(default=None, init=False)
     restarts: list[float] = field(default_factory=list, init=False)
+    hindered: str | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start the program. Must be called in the main thread (see `_die_with_launcher`)."""
@@ -155,7 +158,7 @@ class Children:
         now = time.monotonic()
         if child.restart_at is not None:
             if now >= child.restart_at:
-                child.start()
+                self._start_again(child, now)
         elif how := child.ended:
             if child.process and child.process.returncode == _REFUSED_SETTINGS:
                 raise StartFault(
@@ -168,7 +171,17 @@ class Children:
                 )
             child.restarts.append(now)
             child.restart_at = now + _RESTART_DELAY_S
-            logger.warning("%s ended (%s): starting it again", child.name, how)
+            logger.warning("%s ended (%s): starting it again%s", child.name, how, child.last_words())
+
+    def _start_again(self, child: Child, now: float) -> None:
+        why = child.hindrance()
+        if why and why != child.hindered:
+            logger.error("%s is not started: %s", child.name, why)
+        child.hindered = why
+        if why:
+            child.restart_at = now + _RESTART_DELAY_S
+        else:
+            child.start()
 
 
 def _die_with_launcher() -> Callable[[], None] | None:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from launcher.children import Children, StartFault
+from shared import disk
 
 _LOCK_S = 3.0
 
@@ -18,13 +18,22 @@ def make(folder: Path) -> None:
     """Make a folder for its owner alone and write to it, as a trial. Raises StartFault."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as trial:
-            trial.write(b"x")
     except OSError as error:
-        raise StartFault(
-            f"The data folder {folder} cannot be written to ({error.strerror}). "
-            "Correct that, or set PARLEY_DATA to another folder."
-        ) from None
+        raise StartFault(_unusable(folder, error.strerror)) from None
+    if fault := disk.fault(folder):
+        raise StartFault(_unusable(folder, fault))
+
+
+def hindrance(folder: Path) -> str | None:
+    """Why a server that writes to the folder would only end again."""
+    return (fault := disk.fault(folder)) and f"its folder {folder} cannot be written to ({fault})"
+
+
+def _unusable(folder: Path, fault: str | None) -> str:
+    return (
+        f"The data folder {folder} cannot be written to ({fault}). "
+        "Correct that, or set PARLEY_DATA to another folder."
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -31,10 +32,11 @@ _VERSION = re.compile(r"(\w+) server v=(\d+)\.", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Store:
-    """Where the memory is: as a Redis URL, and in words for people."""
+    """Where the memory is: as a Redis URL, in words for people, and its server's folder if that is ours."""
 
     url: str
     place: str
+    folder: Path | None = None
 
 
 def socket_folder() -> tempfile.TemporaryDirectory[str]:
@@ -67,12 +69,13 @@ def started(configured: LauncherSettings, children: Children, sockets: Path) -> 
             keep_open=[lock.fileno()],
             log=sockets / "server.log",
             watched=False,
+            hindrance=partial(data_folder.hindrance, folder),
         )
         children.start(server)
         url = f"unix://{quote(str(sockets / 'redis.sock'))}?db=0"
         _await_answer(url, f"{server.name} ({program})", children, server)
         server.watched = True
-        yield Store(url, str(folder))
+        yield Store(url, str(folder), folder)
 
 
 def _warn_if_empty_beside_others(folder: Path) -> None:

@@ -46,6 +46,11 @@ class Service:
         host = _EVERYWHERE.get(self.configured.host, self.configured.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.configured.port}"
 
+    @property
+    def exposure(self) -> str:
+        """The setting of the address it listens on."""
+        return f"{self.configured.variable('host')}={self.configured.host}"
+
     def child(self) -> Child:
         """The process that serves it."""
         return Child(self.name, [sys.executable, "-m", f"{self.configured.service}_service"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar
 
+from shared.metrics import QUEUE_DEPTH, QUEUE_WAIT
 from shared.problems import DeadlineExceeded, Overloaded
 from shared.worker import Worker
 
@@ -30,6 +31,7 @@ class _Request(Generic[Group, Item, Result]):
     group: Group
     items: Sequence[Item]
     future: asyncio.Future[list[Result]]
+    arrived: float = field(default_factory=time.monotonic)
     begun: int = 0  # so many of the items have been taken
     results: list[Result] = field(default_factory=list)
 
@@ -54,7 +56,7 @@ class Batcher(Generic[Group, Item, Result]):
     """Computes items in batches in the thread of `worker`, which nothing else may use.
 
     `compute(group, items)` returns one result an item, in order. `capacity` bounds the requests that wait,
-    `largest` the items of one batch. Belongs to one event loop.
+    `largest` the items of one batch; `service` is the name in the metrics. Belongs to one event loop.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Batcher(Generic[Group, Item, Result]):
         *,
         capacity: int,
         largest: int,
+        service: str,
     ) -> None:
         self._worker = worker
         self._compute = compute
         self._capacity = capacity
         self._largest = largest
+        self._depth, self._wait = QUEUE_DEPTH.labels(service), QUEUE_WAIT.labels(service)
         self._waiting: list[_Request[Group, Item, Result]] = []
         self._item_s = _FIRST_GUESS_S  # running average of the time an item takes
         self._working: asyncio.Task[None] | None = None
@@ -93,6 +97,7 @@ class Batcher(Generic[Group, Item, Result]):
             group, items, asyncio.get_running_loop().create_future()
         )
         self._waiting.append(request)
+        self._depth.set(self.waiting)
         if self._working is None:
             self._working = asyncio.create_task(self._work())
         try:
@@ -102,6 +107,7 @@ class Batcher(Generic[Group, Item, Result]):
             return request.future.result()
         finally:
             request.future.cancel()
+            self._depth.set(self.waiting)
 
     def _backlog_s(self) -> float:
         return self._item_s * sum(len(request.items) - request.begun for request in self._waiting)
@@ -153,9 +159,12 @@ class Batcher(Generic[Group, Item, Result]):
         turn = deque(members)
         while turn and len(batch) < size:
             request = turn.popleft()
+            if not request.begun:
+                self._wait.observe(time.monotonic() - request.arrived)
             batch.append((request, request.items[request.begun]))
             request.begun += 1
             if request.waits:
                 turn.append(request)
         self._waiting = others + list(turn)
+        self._depth.set(self.waiting)
         return batch

@@ -1,5 +1,6 @@
 """Loads a model from a folder, strictly: safetensors only, nothing missing, no foreign code, no network."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import transformers
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.llama.modeling_llama
 
+from shared import model_folder
 from shared.hub import ModelUnavailable
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -28,6 +30,8 @@ def load_model(
     that begin with `harmless`. Not for two threads at once: transformers' loading is not safe for that.
     Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
     """
+    model_folder.check_files(folder)
+    _check_config(auto_class, folder)
     model, report = auto_class.from_pretrained(
         folder,
         dtype=dtype,
@@ -47,12 +51,27 @@ def load_model(
     return model.eval()
 
 
+def _check_config(auto_class: Any, folder: Path) -> None:
+    """Refuse a config that describes another size of model than the weights have. Raises as `load_model`."""
+    model_folder.check_counts(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):  # the shapes alone, without memory
+        shapes = auto_class.from_config(config)
+    numbers = (part.numel() for part in itertools.chain(shapes.parameters(), shapes.buffers()))
+    model_folder.check_size(sum(numbers), folder)
+
+
 def load_tokenizer(folder: Path, **options: Any) -> Any:
     """The tokenizer in `folder`. Where there is none transformers makes up an empty one: ModelUnavailable."""
+    model_folder.check_files(folder)
+    model_folder.check_tokenizer(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, **options
     )
-    if not any((folder / file).is_file() for file in tokenizer.vocab_files_names.values()):
+    # Whatever files a tokenizer came in, save_pretrained() leaves it in the first of these.
+    if not any(
+        (folder / file).is_file() for file in ("tokenizer.json", *tokenizer.vocab_files_names.values())
+    ):
         raise ModelUnavailable(
             "it holds no tokenizer", "Save it beside the model with save_pretrained().", lasting=True
         )

@@ -6,7 +6,7 @@ Callers of either service see the same shapes; their examples appear in OpenAPI.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, StrictBool
 
 MAX_TEXT_CHARS = 4000
 MAX_LABELS = 100
@@ -24,10 +24,27 @@ def _printable(text: str) -> str:
     return text
 
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS), AfterValidator(_printable)]
+def _pattern(*, but: str = "") -> dict[str, Any]:
+    """`_printable` for the schema alone, since its own words say better what is wrong.
+
+    At least one character is neither white space nor one of `but`.
+    """
+    controls = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    return {"pattern": rf"^[^{controls}]*[^\s{but}{controls}][^{controls}]*$"}
+
+
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_TEXT_CHARS, json_schema_extra=_pattern()),
+    AfterValidator(_printable),
+]
 """What a person writes: 1 to 4,000 characters, not blank, no control characters."""
 
-Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Label = Annotated[
+    str,
+    Field(min_length=1, max_length=100, json_schema_extra=_pattern(but="_")),
+    AfterValidator(_printable),
+]
 
 Score = Annotated[float, Field(ge=0.0, le=1.0), PlainSerializer(lambda score: round(score, 4), float)]
 """A probability; four digits of it are sent."""
@@ -40,7 +57,10 @@ class Request(BaseModel):
 
 
 Labels = Annotated[
-    Annotated[list[Label], Field(min_length=1, max_length=MAX_LABELS)] | None,
+    Annotated[
+        list[Label], Field(min_length=1, max_length=MAX_LABELS, json_schema_extra={"uniqueItems": True})
+    ]
+    | None,
     Field(
         description="Classify among these labels instead of the catalogue (zero-shot), for this call only.",
         examples=[["greeting", "order_pizza", "complaint"]],
@@ -183,6 +203,71 @@ class Models(SlotStatus):
     active: str = Field(description="The version to serve, now and after a restart.", examples=["configured"])
     previous: str | None = Field(
         description="The version that a rollback leads to; null: there is none.", examples=[None]
+    )
+
+
+Activate = Annotated[
+    StrictBool | Literal["if_better"],
+    Field(
+        description="Whether the new version is put into service: if_better when the gate promotes it; "
+        "true in any case; false never.",
+        examples=["if_better"],
+    ),
+]
+
+
+class TrainingJob(BaseModel):
+    """A training job: how far it is, and what came of it."""
+
+    id: str = Field(description="Also the name of the version that it makes.", examples=["20270114-093000"])
+    method: str = Field(examples=["kto"])
+    activate: Activate
+    state: Literal["running", "succeeded", "failed", "cancelled", "interrupted"] = Field(
+        description="interrupted: the service ended while it ran.", examples=["running"]
+    )
+    stage: str = Field(default="preparing", examples=["training"])
+    step: int = Field(default=0, description="Of this stage.", examples=[40])
+    total: int = Field(default=0, description="Steps of this stage; 0: not known yet.", examples=[120])
+    seconds_left: float | None = Field(
+        default=None,
+        description="Until this stage ends, at the speed so far; null: not known.",
+        examples=[80.5],
+    )
+    created: datetime = Field(description="When it began (UTC).", examples=["2027-01-14T09:30:00Z"])
+    ended: datetime | None = Field(default=None, description="When it ended (UTC).")
+    version: str | None = Field(
+        default=None, description="The model version that it made.", examples=["20270114-093000"]
+    )
+    scores: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Measure by measure the model in service (before) and the new one (after).",
+        examples=[{"agreement": {"before": 0.52, "after": 0.81, "holds": True}}],
+    )
+    promoted: bool | None = Field(default=None, description="What the gate said.")
+    verdict: str | None = Field(
+        default=None,
+        description="Why, in a sentence.",
+        examples=["Promoted: agreement 0.52 -> 0.81, and nothing else is worse than tolerated."],
+    )
+    activated: bool = Field(default=False, description="Whether this job put the version into service.")
+    error: str | None = Field(default=None, description="What went wrong.")
+
+
+class TrainingJobs(BaseModel):
+    """The training jobs, the newest first; the oldest are dropped after a hundred."""
+
+    jobs: list[TrainingJob] = Field(
+        examples=[
+            [
+                {
+                    "id": "20270114-093000",
+                    "method": "kto",
+                    "activate": "if_better",
+                    "state": "running",
+                    "created": "2027-01-14T09:30:00Z",
+                }
+            ]
+        ]
     )
 
 

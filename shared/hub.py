@@ -88,6 +88,19 @@ def fetch(name: str, on_fetched: OnFetched, stop: threading.Event, revision: str
     return folder
 
 
+def on_disk(name: str, revision: str | None = None) -> bool:
+    """Whether the model `name` is a folder or was fetched before; nothing is asked of the hub."""
+    if (folder := Path(name)).is_dir():
+        return _has_safetensors(folder)
+    try:
+        kept = snapshot_download(
+            name, revision=revision, allow_patterns=[*_SMALL_FILES, "*.safetensors"], local_files_only=True
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
+    return _has_safetensors(Path(kept))
+
+
 def _has_safetensors(folder: Path) -> bool:
     return any(folder.glob("*.safetensors"))
 

@@ -50,10 +50,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Served(Generic[M]):
-    """A model in service and the name that its answers carry."""
+    """A model in service, the name that its answers carry, and where it came from."""
 
     name: str
     model: M
+    source: Source
 
 
 class ModelSlot(Generic[M]):
@@ -127,7 +128,7 @@ class ModelSlot(Generic[M]):
         self._loading = LoadingModel(name=name, stage="fetching")
         try:
             model = await self._loader.run(lambda stop: self._prepare(source, stop))
-            self._served = Served(name, model)
+            self._served = Served(name, model, source)
             if record:
                 await self._loader.run(lambda _: record())
         except ModelUnavailable as error:

@@ -1,27 +1,37 @@
 """Errors as RFC 9457 problem details, for every route, the framework's own errors included.
 
     Problem
+     ├─ BadRequest           400  this is not HTTP, or two readers would understand it in two ways
      ├─ MalformedBody        400  the body is not JSON
      ├─ Unauthorized         401  API_KEY is set and the bearer token is missing or wrong
-     ├─ ForeignOrigin        403  a WebSocket that another site's page opened
+     ├─ ForeignHost          403  without a key, a name that a page may have pointed here
+     ├─ ForeignOrigin        403  a page of another site
      ├─ NotFound             404  no such route or thing
      ├─ MethodNotAllowed     405
+     ├─ RequestTimeout       408  the request did not arrive in time
      ├─ KeyInUse             409  a request with this Idempotency-Key is still running
      ├─ ConversationForgotten 409  the conversation was forgotten while the reply was being made
      ├─ SwapInProgress       409  another model is on its way into service
      ├─ NothingToRollBack    409  no version was active before this one
+     ├─ TrainingRunning      409  one job at a time
+     ├─ TrainingUnavailable  409  this installation cannot train
+     ├─ TooLittleFeedback    409  nothing can be learned, or measured, from so few votes
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
+     ├─ UnsupportedMedia     415  a body in another form than plain JSON
      ├─ InvalidBody          422  wrong shape, empty, unknown fields
      ├─ KeyReused            422  this Idempotency-Key belongs to another body
      ├─ CatalogInvalid       422  the catalogue file has a mistake
      ├─ VersionUnusable      422  the model version cannot serve
      ├─ Overloaded           429  a queue is full
+     ├─ HeadTooLarge         431  the request line and the headers are too long
      ├─ ClientGone           499  the caller hung up; only the log and the metrics see it
      ├─ InternalError        500  a bug
      ├─ UpstreamFailed       502  the model server gave no usable answer
+     ├─ FeedbackUnavailable  502  the other service gave no feedback to learn from
      ├─ ModelNotReady        503  no model can answer yet
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
+     ├─ TooManySockets       503  as many WebSockets are open as may be
      ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
@@ -40,9 +50,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 _TYPE_PREFIX = "urn:parley:problem:"
+
+CAUSE = "parley.cause"
+"""The key in an ASGI scope under which the slug of the problem stands that a request ended in."""
 
 FORM_TAG = "form:"
 """Begins the tag of each shape a body may have: pydantic puts it into locations, callers never sent it."""
@@ -101,13 +115,28 @@ class Problem(Exception):
         )
 
     def response(self) -> Response:
-        """The HTTP answer."""
-        return JSONResponse(
-            self.details().model_dump(exclude_none=True),
-            status_code=self.status,
-            headers=self.headers,
-            media_type=MEDIA_TYPE,
-        )
+        """The HTTP answer, which also notes its cause for the log and the metrics."""
+        return _Answer(self)
+
+
+class _Answer(JSONResponse):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem) -> None:
+        self._slug = problem.slug
+        content = problem.details().model_dump(exclude_none=True)
+        super().__init__(content, problem.status, problem.headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[CAUSE] = self._slug
+        await super().__call__(scope, receive, send)
+
+
+class BadRequest(Problem):
+    """This is not HTTP, or two readers would understand it in two ways."""
+
+    slug, title, status = "bad-request", "This is not a valid HTTP request", 400
+    advice = "Send HTTP/1.1 (RFC 9112), with either Content-Length or Transfer-Encoding."
 
 
 class MalformedBody(Problem):
@@ -124,11 +153,18 @@ class Unauthorized(Problem):
     advice = "Send the header Authorization: Bearer <the value of API_KEY>."
 
 
+class ForeignHost(Problem):
+    """Anybody may have given this machine that name: a page of theirs would then read as one of Parley's."""
+
+    slug, title, status = "foreign-host", "This name is not answered to without a key", 403
+    advice = "Call by IP address or as localhost, or set API_KEY on the server."
+
+
 class ForeignOrigin(Problem):
-    """A page of another site opened this WebSocket; browsers let it, and send its origin along."""
+    """A page of another site; browsers let it send requests and open WebSockets, and name its origin."""
 
     slug, title, status = "foreign-origin", "Pages of other sites may not talk here", 403
-    advice = "Open the WebSocket from a page of this host, or from a program that sends no Origin header."
+    advice = "Use a page of this host, or name the origin in CORS_ORIGINS on the server."
 
 
 class NotFound(Problem):
@@ -143,6 +179,13 @@ class MethodNotAllowed(Problem):
 
     slug, title, status = "method-not-allowed", "This route does not take that method", 405
     advice = "See /docs for the methods of each route."
+
+
+class RequestTimeout(Problem):
+    """The request did not arrive in time."""
+
+    slug, title, status = "request-timeout", "The request did not arrive in time", 408
+    advice = "Nothing was done. Send the whole request at once."
 
 
 class KeyInUse(Problem):
@@ -173,11 +216,32 @@ class NothingToRollBack(Problem):
     advice = "GET /models lists the versions; activate the one you want."
 
 
+class TrainingRunning(Problem):
+    """One job at a time."""
+
+    slug, title, status = "training-running", "A training job is running", 409
+    advice = "Wait until GET /training shows that it has ended, or DELETE it."
+
+
+class TooLittleFeedback(Problem):
+    """Nothing can be learned, or measured, from so few votes; the detail says how many are missing."""
+
+    slug, title, status = "too-little-feedback", "There is too little feedback to learn from", 409
+    advice = "Give more feedback with POST /feedback, then send this again."
+
+
 class ContentTooLarge(Problem):
     """A body, or a text in it, is too long."""
 
     slug, title, status = "content-too-large", "The request is too large", 413
     advice = "Send less; GET /info names the limits."
+
+
+class UnsupportedMedia(Problem):
+    """A body in another form than plain JSON."""
+
+    slug, title, status = "unsupported-media", "The body has another form than JSON", 415
+    advice = "Send JSON with the header Content-Type: application/json, and not compressed."
 
 
 class InvalidBody(Problem):
@@ -215,6 +279,13 @@ class Overloaded(Problem):
     advice = "Send it again after the seconds named in Retry-After."
 
 
+class HeadTooLarge(Problem):
+    """The request line and the headers are too long."""
+
+    slug, title, status = "head-too-large", "The headers are too large", 431
+    advice = "Send fewer and shorter headers, and a shorter path."
+
+
 class ClientGone(Problem):
     """The caller hung up before the answer. The number is nginx's; the standard has none."""
 
@@ -233,6 +304,13 @@ class UpstreamFailed(Problem):
 
     slug, title, status = "upstream-failed", "The model server gave no usable answer", 502
     advice = "Nothing was stored. Send it again; the log of the model server may say more."
+
+
+class FeedbackUnavailable(Problem):
+    """The other service gave no feedback to learn from; the detail says what to check."""
+
+    slug, title, status = "feedback-unavailable", "The feedback cannot be fetched", 502
+    advice = "Check that the dialogue service runs where INTENT_FEEDBACK_URL says."
 
 
 class ModelNotReady(Problem):
@@ -256,6 +334,20 @@ class MemoryUnavailable(Problem):
     advice = "Redis does not answer: check that it runs and that REDIS_URL is right, then send it again."
 
 
+class TooManySockets(Problem):
+    """As many WebSockets are open as may be."""
+
+    slug, title, status = "too-many-sockets", "Too many WebSockets are open", 503
+    advice = "Close one, or come back later; DIALOGUE_SOCKETS says how many may be open."
+
+
+class TrainingUnavailable(Problem):
+    """This installation cannot train; the detail says why."""
+
+    slug, title, status = "training-unavailable", "Training is not possible here", 409
+    advice = "See that the registry's folder can be written; a model that runs elsewhere is trained there."
+
+
 class UpstreamUnavailable(Problem):
     """The model server cannot be reached, or says that it cannot answer now."""
 
@@ -276,7 +368,18 @@ class _Framework(Problem):
     slug, title, status = "http-error", "The request cannot be answered", 400
 
 
-_BY_STATUS: dict[int, type[Problem]] = {p.status: p for p in (NotFound, MethodNotAllowed, ContentTooLarge)}
+BODY_PROBLEMS: tuple[type[Problem], ...] = (
+    MalformedBody,
+    RequestTimeout,
+    ContentTooLarge,
+    UnsupportedMedia,
+    InvalidBody,
+)
+"""What every route with a body may answer."""
+
+_BY_STATUS: dict[int, type[Problem]] = {
+    p.status: p for p in (NotFound, MethodNotAllowed, RequestTimeout, ContentTooLarge)
+}
 
 
 def responses(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -322,7 +425,7 @@ def from_validation(error: RequestValidationError) -> Problem:
     errors = [
         FieldError(pointer=_pointer(f["loc"]), detail=f["msg"].removeprefix("Value error, ")) for f in faults
     ]
-    if any(fault["type"] == "string_too_long" for fault in faults):
+    if any(fault["type"] == "string_too_long" and fault["loc"][0] == "body" for fault in faults):
         return ContentTooLarge(errors=errors)
     return InvalidBody(errors=errors)
 
@@ -339,10 +442,18 @@ def from_http(error: HTTPException) -> Problem:
     return problem
 
 
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    """All methods of the request's path; the framework's own error names those of one route only."""
-    routes = (r for r in iter_route_contexts(app.routes) if r.matches(request.scope)[0] is not Match.NONE)
-    return {method for route in routes for method in route.methods or ()}
+def _wrong_method(app: FastAPI, request: Request) -> MethodNotAllowed:
+    """With all methods of the request's path; the framework's own error names those of one route only."""
+    routes = [r for r in iter_route_contexts(app.routes) if r.matches(request.scope)[0] is not Match.NONE]
+    # Of the same path: /feedback/{exchange_id} would match /feedback/export too.
+    methods = {method for route in routes if route.path == routes[0].path for method in route.methods or ()}
+    return MethodNotAllowed(headers={"Allow": ", ".join(sorted(methods))})
+
+
+def _mistaken(app: FastAPI, request: Request) -> bool:
+    """Whether part of a path that a route has word by word has been taken for another route's parameter."""
+    path = request.scope["path"]
+    return bool(request.path_params) and any(r.path == path for r in iter_route_contexts(app.routes))
 
 
 def install(app: FastAPI) -> None:
@@ -357,8 +468,13 @@ def install(app: FastAPI) -> None:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: Exception) -> Response:
+    async def _validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
+        if isinstance(error.body, bytes):
+            # The framework parses only JSON, and would complain that bytes are no object.
+            return UnsupportedMedia().response()
+        if _mistaken(app, request):
+            return _wrong_method(app, request).response()
         return from_validation(error).response()
 
     @app.exception_handler(HTTPException)
@@ -366,5 +482,5 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)  # noqa: S101
         problem = from_http(error)
         if isinstance(problem, MethodNotAllowed):
-            problem.headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+            problem = _wrong_method(app, request)
         return problem.response()

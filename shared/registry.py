@@ -104,7 +104,7 @@ class Registry:
         Raises VersionFault and OSError.
         """
         self.check_new(name)
-        _make(self._folder)
+        make_private(self._folder)
         self._sweep()
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
         try:
@@ -142,7 +142,7 @@ class Registry:
 
     def point(self, pointer: Pointer) -> None:
         """Make a version the active one, for good once this returns. Raises OSError."""
-        _make(self._folder)
+        make_private(self._folder)
         unfinished = self._folder / f".{_POINTER}"
         unfinished.write_text(pointer.model_dump_json(indent=2) + "\n", encoding="utf-8")
         _sync(unfinished)
@@ -180,10 +180,10 @@ def _created(about: About | ModelUnavailable) -> float:
     return about.created.timestamp() if isinstance(about, About) else 0.0
 
 
-def _make(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Each new folder is for its owner alone, as the launcher's data folder, which may be among them."""
     if not folder.is_dir():
-        _make(folder.parent)
+        make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
 
 

@@ -6,15 +6,20 @@ setting without them is refused by a test.
 
 import contextlib
 import difflib
+import ipaddress
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, HttpUrl, TypeAdapter, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+MAKE_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+"""A shell command that prints a good API_KEY."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -103,8 +108,43 @@ def _api_key(key: str | None) -> str | None:
     return key or None
 
 
+def _http_url(value: str) -> str:
+    return str(TypeAdapter(HttpUrl).validate_python(value)).rstrip("/")
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_url)]
+"""Where another service answers, without a slash at its end."""
+
 BearerToken = Annotated[str | None, AfterValidator(_api_key)]
 """A secret; an empty one is none."""
+
+
+_ORIGIN = re.compile(r"https?://[^\s/?#@]+")
+
+
+def _origins(value: str | None) -> str | None:
+    """Origins (RFC 6454) as browsers write them: lower case, no path."""
+    origins = (value or "").replace(",", " ").lower().split()
+    if wrong := [origin for origin in origins if "*" in origin or not _ORIGIN.fullmatch(origin)]:
+        raise ValueError(f"{wrong[0]} is no origin")
+    return " ".join(origins) or None
+
+
+Origins = Annotated[str | None, AfterValidator(_origins)]
+"""Origins of web pages, separated by spaces or commas."""
+
+
+def _collector(url: str | None) -> str | None:
+    if not url:
+        return None
+    TypeAdapter(HttpUrl).validate_python(url)
+    if any(find_spec(package) is None for package in ("opentelemetry.sdk", "opentelemetry.exporter")):
+        raise ValueError("the packages for it are missing: pip install -c constraints.txt -e '.[otel]'")
+    return url.rstrip("/")
+
+
+Collector = Annotated[str | None, AfterValidator(_collector)]
+"""The base of a collector's addresses."""
 
 
 class ServiceSettings(Settings):
@@ -121,6 +161,18 @@ class ServiceSettings(Settings):
         description="a long secret; every call but /health/* then needs it as bearer token.",
         examples=["a-long-random-secret"],
     )
+    cors_origins: Origins = Field(
+        default=None,
+        validation_alias="CORS_ORIGINS",
+        description="the other sites whose pages may call: scheme, host and port, separated by commas.",
+        examples=["https://my.page,http://127.0.0.1:5173"],
+    )
+    log_messages: bool = Field(
+        default=False,
+        validation_alias="LOG_MESSAGES",
+        description="true: the log also has what people write and what is answered.",
+        examples=[True],
+    )
     log_format: str = Field(
         default="json",
         pattern="^(json|text)$",
@@ -128,6 +180,23 @@ class ServiceSettings(Settings):
         description="json (one object a line) or text (for people).",
         examples=["json"],
     )
+    otlp_endpoint: Collector = Field(
+        default=None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        repr=False,
+        description="the OpenTelemetry collector (OTLP over HTTP) for traces; empty: none are made.",
+        examples=["http://127.0.0.1:4318"],
+    )
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines can reach it and need no key. A name other than localhost counts as one."""
+        if self.api_key or self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
 
     def limits(self) -> dict[str, Any]:
         """What GET /info says of the bounds a caller meets."""

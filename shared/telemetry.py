@@ -7,14 +7,18 @@ import logging
 import re
 import sys
 import time
+import traceback
 import uuid
+from collections.abc import Iterator
 from contextvars import ContextVar
+from types import TracebackType
 
-from prometheus_client import Counter, Histogram
+from opentelemetry.trace import format_trace_id, get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.problems import InternalError
+from shared.metrics import IN_PROGRESS, LATENCY, PROBLEMS, REQUESTS
+from shared.problems import CAUSE, InternalError
 
 REQUEST_ID_HEADER = "X-Request-ID"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -27,21 +31,51 @@ SWITCHED = 101
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", WEBSOCKET})
 _ANSWERS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
 
-REQUESTS = Counter("http_requests_total", "Requests answered.", ("service", "method", "route", "status"))
-LATENCY = Histogram(
-    "http_request_duration_seconds", "Time from the request's head to the answer's end.", ("service", "route")
-)
-INFERENCE = Histogram(
-    "model_inference_seconds",
-    "Time the model computed at a stretch: a reply, or a batch of messages.",
-    ("service", "model"),
-)
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 logger = logging.getLogger(__name__)
+_texts = logging.getLogger("texts")
+_texts.setLevel(logging.CRITICAL)  # unless `configure_logging` is told otherwise
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, request id, and the record's `fields`."""
+def log_texts(**texts: object) -> None:
+    """Log what people wrote and what was answered, if that is wanted."""
+    _texts.info("texts", extra={"fields": {"texts": texts}})
+
+
+class _Discreet(logging.Formatter):
+    """Leaves out what exceptions say, for it may quote a message; with `texts` it stays."""
+
+    def __init__(self, *, texts: bool = False) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def said(self, record: logging.LogRecord) -> str:
+        """The record's message. asyncio's continue with the exception's own words on further lines."""
+        message = record.getMessage()
+        return message if self._texts or record.name != "asyncio" else message.partition("\n")[0]
+
+    def formatException(self, ei: _ExcInfo) -> str:  # logging's name
+        """A traceback as Python prints it, causes first."""
+        if self._texts or ei[1] is None:
+            return super().formatException(ei)
+        return "".join(_traced(ei[1]))
+
+
+def _traced(error: BaseException) -> Iterator[str]:
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None:
+        yield from _traced(before)
+        yield "\nand then:\n\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{type(error).__qualname__}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from (f"  | {line}" for piece in _traced(each) for line in piece.splitlines(keepends=True))
+
+
+class JsonFormatter(_Discreet):
+    """One JSON object a line: time (UTC), level, logger, message, ids of request and trace, `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -51,8 +85,9 @@ class JsonFormatter(logging.Formatter):
             ),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self.said(record),
             "request_id": request_id.get(),
+            "trace_id": _trace_id(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -60,21 +95,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({k: v for k, v in line.items() if v is not None}, ensure_ascii=False)
 
 
-class TextFormatter(logging.Formatter):
+def _trace_id() -> str | None:
+    span = get_current_span().get_span_context()
+    return format_trace_id(span.trace_id) if span.is_valid else None
+
+
+class TextFormatter(_Discreet):
     """The same for people at a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
         clock = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = " ".join(f"{k}={v}" for k, v in getattr(record, "fields", {}).items())
-        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()} {fields}".rstrip()
+        text = f"{clock} {record.levelname.lower():<7} {self.said(record)} {fields}".rstrip()
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def configure_logging(style: str) -> None:
-    """Send every log record to stderr, as "json" or "text"."""
+def configure_logging(style: str, *, texts: bool = False) -> None:
+    """Send every log record to stderr, as "json" or "text"; `texts` lets in what people write."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter((JsonFormatter if style == "json" else TextFormatter)(texts=texts))
+    _texts.setLevel(logging.INFO if texts else logging.CRITICAL)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for chatty in ("httpx", "httpx2", "transformers", "huggingface_hub", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -105,6 +146,7 @@ class RequestTelemetry:
         this_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(this_id)
         status, began = 0, time.perf_counter()
+        IN_PROGRESS.labels(self.service).inc()
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -123,6 +165,7 @@ class RequestTelemetry:
                 raise
             await InternalError().response()(scope, receive, send_with_id)
         finally:
+            IN_PROGRESS.labels(self.service).dec()
             if scope["type"] == "websocket" and status != SWITCHED:
                 # Uvicorn takes note of a refused handshake one turn of the loop later, and before that would
                 # log that there was none.
@@ -135,14 +178,23 @@ class RequestTelemetry:
         given = scope.get("method", WEBSOCKET)
         method = given if given in _METHODS else "other"
         quiet = scope["path"].startswith(_QUIET_PATHS)
-        record(self.service, method, route, status, seconds, quiet=quiet)
+        record(self.service, method, route, status, seconds, cause=scope.get(CAUSE), quiet=quiet)
 
 
 def record(
-    service: str, method: str, route: str, status: int, seconds: float, *, quiet: bool = False
+    service: str,
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    *,
+    cause: str | None = None,
+    quiet: bool = False,
 ) -> None:
-    """Count one answered request and, unless `quiet`, log it."""
+    """Count one answered request and, unless `quiet`, log it; `cause` is the problem that it ended in."""
     REQUESTS.labels(service, method, route, status).inc()
+    if cause:
+        PROBLEMS.labels(service, cause).inc()
     if status != SWITCHED:  # how long a WebSocket stays open says nothing about speed
         LATENCY.labels(service, route).observe(seconds)
     if not quiet:
@@ -153,4 +205,6 @@ def record(
             "status": status,
             "ms": round(seconds * 1000, 1),
         }
+        if cause:
+            fields["cause"] = cause
         logger.info("request", extra={"fields": fields})

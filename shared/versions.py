@@ -1,6 +1,7 @@
 """Which version serves: the configured model, until another one is activated from the registry."""
 
 import asyncio
+import threading
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,14 @@ from shared import hub
 from shared.contracts import Models, ModelVersion
 from shared.hub import ModelUnavailable
 from shared.model_slot import ModelSlot, Served, Source
-from shared.problems import NotFound, NothingToRollBack, Problem, SwapInProgress, VersionUnusable
+from shared.problems import (
+    NotFound,
+    NothingToRollBack,
+    Problem,
+    SwapInProgress,
+    TrainingUnavailable,
+    VersionUnusable,
+)
 from shared.registry import CONFIGURED, MAX_HISTORY, About, Pointer, Registry
 
 M = TypeVar("M")
@@ -67,6 +75,23 @@ class Versions(Generic[M]):
             previous=history[-1] if history else None,
             **self._slot.status().model_dump(),
         )
+
+    async def base(self) -> tuple[str, Path]:
+        """The name and the folder of the model that serves, for a training to begin with.
+
+        Raises ModelNotReady, and TrainingUnavailable where there is no such folder.
+        """
+        served = self._slot.served
+        source = served.source
+        if source.made is not None:
+            raise TrainingUnavailable("The model that answers runs on a server of its own: train it there.")
+        try:
+            folder = await asyncio.to_thread(
+                source.fetch, source.where, lambda _: None, threading.Event(), source.revision
+            )
+        except ModelUnavailable as fault:
+            raise TrainingUnavailable(f"{served.name}: {fault}") from fault
+        return served.name, folder
 
     async def activate(self, version: str) -> bool:
         """Make `version` the one to serve. False: it goes on beyond the time a caller should wait.

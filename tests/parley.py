@@ -14,15 +14,17 @@ import psutil
 from shared.settings import REPOSITORY
 from tests.servers import all_ended, free_port, wait_until
 
-_READY_S = 120.0
+_READY_S = 400.0
 
 
 class Parley:
     """One launcher and all that it starts. A context manager that leaves nothing behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self._folder = folder
-        self._settings = {"PARLEY_DATA": str(folder / "data"), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self.data = folder / "data"
+        usual = {"PARLEY_DATA": str(self.data), "DIALOGUE_MODEL": "", "LOG_FORMAT": "json"}
+        self._settings = usual | settings
         self.urls = {}
         for service in ("dialogue", "intent"):
             port = free_port()
@@ -68,17 +70,21 @@ class Parley:
         (found,) = [process for process in children if name in " ".join(process.cmdline())]
         return found
 
+    def redis_socket(self) -> str:
+        """The path of the memory's unix socket."""
+        return next(c.laddr for c in self.child("valkey").net_connections("unix") if c.laddr)
+
     def kill(self, name: str) -> None:
         """kill -9 one process, or all by the "launcher"; returns once everything answers again."""
         if name == "launcher":
             self.launcher.kill()
             self.launcher.wait()
-            wait_until(self.ended)
+            wait_until(self.ended, _READY_S)
             self.start()
             return
         victim = self.child(name)
         victim.kill()
-        wait_until(lambda: not victim.is_running())
+        wait_until(lambda: not victim.is_running(), _READY_S)
         wait_until(self.ready, _READY_S)
 
     def ready(self) -> bool:

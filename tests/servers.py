@@ -14,6 +14,8 @@ import psutil
 import redis
 import uvicorn
 
+from shared.connections import BOUNDS
+
 _START_S = 10.0
 
 
@@ -72,7 +74,14 @@ class RedisServer:
 def serving(app: Any) -> Iterator[str]:
     """Serve an ASGI app on a free port of this machine; yields its URL."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            **BOUNDS,
+        )
     )
     thread = threading.Thread(target=server.run)
     thread.start()

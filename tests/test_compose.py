@@ -80,8 +80,8 @@ def test_compose_refuses_a_broken_copy(compose: list[str], tmp_path: Path, whole
 @pytest.mark.parametrize("name", _SETTINGS)
 def test_every_setting_reaches_its_service(compose: list[str], name: str) -> None:
     passed = services(compose)[name]["environment"].keys()
-    # The image sets the host; the port inside the container stays the default.
-    not_passed = {"INTENT_HOST", "INTENT_PORT", "DIALOGUE_HOST", "DIALOGUE_PORT"}
+    # The image sets the host; the port inside the container stays the default; Redis is another container.
+    not_passed = {"INTENT_HOST", "INTENT_PORT", "DIALOGUE_HOST", "DIALOGUE_PORT", "DIALOGUE_MEMORY_FOLDER"}
     assert _SETTINGS[name].variables().keys() - not_passed - passed == set()
 
 
@@ -94,6 +94,23 @@ def test_ports_are_published_on_this_machine_only(compose: list[str]) -> None:
     found = services(compose, DIALOGUE_PORT="9000")
     ports = {name: [(p["host_ip"], p["published"]) for p in s.get("ports", [])] for name, s in found.items()}
     assert ports == {"redis": [], "intent": [("127.0.0.1", "8001")], "dialogue": [("127.0.0.1", "9000")]}
+
+
+def test_no_container_has_more_rights_than_it_needs(compose: list[str]) -> None:
+    for name, service in services(compose).items():
+        assert service["read_only"] is True
+        assert service["tmpfs"] == ["/tmp"]  # noqa: S108
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert not service.keys() & {"cap_add", "privileged", "devices", "network_mode", "pid"}
+        kept = {mount["target"] for mount in service["volumes"] if not mount.get("read_only")}
+        assert kept == ({"/data"} if name == "redis" else {"/models-cache", "/models-registry"})
+        assert service.get("user") == ("redis" if name == "redis" else None)
+
+
+def test_the_image_runs_as_a_user_without_rights() -> None:
+    (user,) = re.findall(r"^USER (.+)$", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)  # by number: an orchestrator sees that it is not root
 
 
 def test_every_copied_path_exists_and_is_let_through() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.generation import engine, model, peers, report, stack
+from benchmarks.sections import Results, Section
 from shared.settings import REPOSITORY
 from shared.worker import in_own_thread
 
@@ -32,7 +33,7 @@ def main() -> int:
         return 0
     work = WORK / asked.shape
     work.mkdir(parents=True, exist_ok=True)
-    results = report.Results(work / "results.json")
+    results = Results(work / "results.json")
     wanted = asked.only or [name for name in SECTIONS if not asked.resume or name not in results.sections]
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -92,7 +93,7 @@ def _measure(
     words: model.Words,
     found: dict[str, peers.Apart],
     say: engine.Say,
-) -> report.Section:
+) -> Section:
     if name == "turns":
         return stack.turns(checkpoint, words, say, asked.turns)
     if name == "around":

@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.generation.model import Shape, Words
 from benchmarks.generation.peers import CTRANSLATE2, LLAMA, NAIVE, Apart
-from benchmarks.generation.report import PARLEY, Check, Section, Times
+from benchmarks.generation.report import PARLEY
+from benchmarks.sections import Check, Section, Times
 from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.settings import DialogueSettings
 from shared.worker import in_own_thread

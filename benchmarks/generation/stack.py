@@ -25,11 +25,13 @@ import psutil
 
 from benchmarks.generation.engine import MESSAGE, REPLY, Say
 from benchmarks.generation.model import Words
-from benchmarks.generation.report import PARLEY, Check, Section, Times
+from benchmarks.generation.report import PARLEY
+from benchmarks.sections import Check, Section, Times
 
 TURNS = 200
 _START_S, _READY_S = 180.0, 600.0
 _INSTANT = json.dumps({"choices": [{"message": {"content": "Fine."}, "finish_reason": "stop"}]})
+_STREAMED = f"data: {json.dumps({'choices': [{'delta': {'content': 'Fine.'}}]})}\n\ndata: [DONE]\n\n"
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Stack:
 
     process: subprocess.Popen[bytes]
     port: int
+    intent_port: int
     log: Path
     first_reply_s: float = 0.0
 
@@ -90,7 +93,7 @@ def running(**settings: object) -> Iterator[Stack]:
                 stdout=said,
                 stderr=said,
             )
-        stack = Stack(process, int(ports["DIALOGUE_PORT"]), log)
+        stack = Stack(process, int(ports["DIALOGUE_PORT"]), int(ports["INTENT_PORT"]), log)
         try:
             _first_reply(stack)
             stack.first_reply_s = time.perf_counter() - began
@@ -153,7 +156,7 @@ def around(words: Words, say: Say, requests: int) -> Section:
         "parts are the service's own `timings`.",
     )
     took: dict[str, list[float]] = {"whole request": []}
-    with _instant_model() as url, running(DIALOGUE_GENERATOR_URL=url, DIALOGUE_MODEL="instant") as stack:
+    with instant_model() as url, running(DIALOGUE_GENERATOR_URL=url, DIALOGUE_MODEL="instant") as stack:
         stack.serves("instant")
         connection = stack.connect()
         for number in range(-20, requests):
@@ -215,7 +218,7 @@ def _proportional(process: psutil.Process) -> int:
 
 
 @contextmanager
-def _instant_model() -> Iterator[str]:
+def instant_model() -> Iterator[str]:
     """A server that says the same to everything, at once."""
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(asyncio.start_server(_answer, "127.0.0.1", 0))
@@ -226,18 +229,27 @@ def _instant_model() -> Iterator[str]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        server.close()
+        talking = asyncio.all_tasks(loop)
+        for task in talking:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*talking, return_exceptions=True))
+        loop.close()
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(_INSTANT)}\r\n\r\n"
     try:
         while True:
             asked = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = next(line for line in asked.splitlines() if line.startswith("content-length:"))
-            await reader.readexactly(int(length.partition(":")[2]))
-            writer.write((head + _INSTANT).encode())
+            streams = json.loads(await reader.readexactly(int(length.partition(":")[2]))).get("stream")
+            said, kind = (_STREAMED, "text/event-stream") if streams else (_INSTANT, "application/json")
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(said)}\r\n\r\n"
+            writer.write((head + said).encode())
             await writer.drain()
     except asyncio.IncompleteReadError:
+        pass
+    finally:
         writer.close()
 
 

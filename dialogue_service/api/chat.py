@@ -2,10 +2,12 @@
 
 from fastapi import APIRouter, Request
 
+from dialogue_service.api import links
 from dialogue_service.api.disconnect import while_connected
-from dialogue_service.api.state import BODY_PROBLEMS, COMMON_PROBLEMS, ChatDep, KeyHeader, key_of
+from dialogue_service.api.state import COMMON_PROBLEMS, ChatDep, KeyHeader, key_of
 from dialogue_service.contracts import ChatReply, ChatRequest, GenerateReply, GenerateRequest
 from shared.problems import (
+    BODY_PROBLEMS,
     ConversationForgotten,
     DeadlineExceeded,
     EmptyReply,
@@ -33,7 +35,11 @@ _KEY_PROBLEMS = (KeyInUse, ConversationForgotten, KeyReused)
 CHAT_PROBLEMS = (*BODY_PROBLEMS, *COMMON_PROBLEMS, *_KEY_PROBLEMS, *_MODEL_PROBLEMS)
 
 
-@router.post("/chat", summary="Say something and get the reply", responses=responses(*CHAT_PROBLEMS))
+@router.post(
+    "/chat",
+    summary="Say something and get the reply",
+    responses=links.AFTER_CHAT | responses(*CHAT_PROBLEMS),
+)
 async def chat(
     body: ChatRequest, request: Request, service: ChatDep, idempotency_key: KeyHeader = None
 ) -> ChatReply:

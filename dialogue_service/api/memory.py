@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from dialogue_service.api import links
 from dialogue_service.api.state import COMMON_PROBLEMS, AnsweringMemoryDep, ChatDep, MemoryDep
 from dialogue_service.contracts import (
     DEFAULT_CONVERSATION,
@@ -21,7 +22,9 @@ router = APIRouter(prefix="/memory", tags=["memory"])
 Conversation = Annotated[ConversationName, Query()]
 
 
-@router.get("", summary="What was said", responses=responses(*COMMON_PROBLEMS, InvalidBody))
+@router.get(
+    "", summary="What was said", responses=links.AFTER_PAGE | responses(*COMMON_PROBLEMS, InvalidBody)
+)
 async def remember(
     memory: MemoryDep,
     conversation: Conversation = DEFAULT_CONVERSATION,
@@ -47,5 +50,6 @@ async def export(
     responses=responses(*COMMON_PROBLEMS, InvalidBody, Overloaded, DeadlineExceeded),
 )
 async def forget(service: ChatDep, conversation: Conversation = DEFAULT_CONVERSATION) -> Forgotten:
-    """Forgets the conversation and the votes on it, for good. A reply under way is finished first."""
+    """Forgets the conversation and the votes on it, for good; only what was exported before stays, in your
+    file. A reply under way is finished first."""
     return await service.forget(conversation)

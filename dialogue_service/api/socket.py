@@ -7,47 +7,49 @@ client's message that is answered, `event` and `data` are as in `dialogue_servic
 
 import asyncio
 import time
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
-from dialogue_service.api.state import ChatDep, key_of
+from dialogue_service.api.state import ChatDep, SocketsDep, key_of
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import SocketRequest
 from dialogue_service.events import Event, events_of, failure
 from dialogue_service.settings import DialogueSettings
 from shared import telemetry
-from shared.problems import ClientGone, ForeignOrigin, MalformedBody, Overloaded, Problem, from_validation
+from shared.problems import (
+    ClientGone,
+    MalformedBody,
+    Overloaded,
+    Problem,
+    TooManySockets,
+    from_validation,
+)
 
 router = APIRouter()
 
 _PATH = "/chat/ws"
+_FULL_RETRY_S = 10
 _WAITING = 8
 
 
 @router.websocket(_PATH)
-async def talk(socket: WebSocket, chat: ChatDep) -> None:
+async def talk(socket: WebSocket, chat: ChatDep, sockets: SocketsDep) -> None:
     """One turn at a time; a few messages may wait. The work stops when the client is gone."""
-    _refuse_foreign(socket)
-    await socket.accept()
-    talking = _Talk(socket, chat)
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            answering = tasks.create_task(talking.answer())
-            await talking.listen()
-            answering.cancel()
-    except* WebSocketDisconnect:
-        pass  # gone while something was being sent
-
-
-def _refuse_foreign(socket: WebSocket) -> None:
-    """Browsers open WebSockets for the pages of any site, and only say which. Raises ForeignOrigin."""
-    origin = socket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
-        raise ForeignOrigin
+    if sockets.locked():
+        raise TooManySockets(retry_after_s=_FULL_RETRY_S)
+    async with sockets:
+        await socket.accept()
+        talking = _Talk(socket, chat)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                answering = tasks.create_task(talking.answer())
+                await talking.listen()
+                answering.cancel()
+        except* WebSocketDisconnect:
+            pass  # gone while something was being sent
 
 
 class _Talk:
@@ -69,28 +71,31 @@ class _Talk:
             except asyncio.QueueFull:
                 error = Overloaded("Wait for the answers of earlier messages.", retry_after_s=_WAITING)
                 began = time.perf_counter()
-                _record(await self._tell(number, failure(error)), began)
+                event = failure(error)
+                _record(await self._tell(number, event), began, event.cause)
 
     async def answer(self) -> None:
         """Take the turns one after another, for ever."""
         while True:
             number, text = await self._waiting.get()
             began, status = time.perf_counter(), ClientGone.status
+            cause: str | None = ClientGone.slug
             try:
-                status = await self._turn(number, text)
+                status, cause = await self._turn(number, text)
             finally:
-                _record(status, began)
+                _record(status, began, cause)
 
-    async def _turn(self, number: int, text: str | bytes) -> int:
-        """Answer one message; returns the status that the answer would have over HTTP."""
+    async def _turn(self, number: int, text: str | bytes) -> tuple[int, str | None]:
+        """Answer one message; returns the status that it would have over HTTP, and a problem's slug."""
         try:
             request = SocketRequest.model_validate_json(text)
         except ValidationError as error:
-            return await self._tell(number, failure(_as_body(error)))
+            event = failure(_as_body(error))
+            return await self._tell(number, event), event.cause
         async with events_of(self._chat, request, key_of(request.key, request)) as events:
             async for event in events:
                 status = await self._tell(number, event)
-        return status
+        return status, event.cause
 
     async def _tell(self, number: int, event: Event) -> int:
         self._sent += 1
@@ -110,6 +115,6 @@ def _as_body(error: ValidationError) -> Problem:
     )
 
 
-def _record(status: int, began: float) -> None:
+def _record(status: int, began: float, cause: str | None) -> None:
     seconds = time.perf_counter() - began
-    telemetry.record(DialogueSettings.service, telemetry.WEBSOCKET, _PATH, status, seconds)
+    telemetry.record(DialogueSettings.service, telemetry.WEBSOCKET, _PATH, status, seconds, cause=cause)

@@ -1,5 +1,6 @@
 """What the routes work with: made in the app's lifespan, handed to them as dependencies."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,15 +10,10 @@ from starlette.requests import HTTPConnection
 from dialogue_service.chat import Chat
 from dialogue_service.contracts import ChatRequest, Key
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import IdempotencyKey, Memory
-from shared.problems import (
-    ContentTooLarge,
-    InvalidBody,
-    MalformedBody,
-    MemoryUnavailable,
-    Problem,
-    Unauthorized,
-)
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory
+from dialogue_service.promotion.preparing import Preparation
+from shared.problems import MemoryUnavailable, Problem, Unauthorized
 
 
 @dataclass(frozen=True)
@@ -27,6 +23,8 @@ class State:
     chat: Chat
     memory: Memory
     feedback: FeedbackStore
+    sockets: asyncio.Semaphore
+    prepare: Preparation
 
 
 def _state(connection: HTTPConnection) -> State:
@@ -49,6 +47,14 @@ def _feedback(state: StateDep) -> FeedbackStore:
     return state.feedback
 
 
+def _sockets(state: StateDep) -> asyncio.Semaphore:
+    return state.sockets
+
+
+def _prepare(state: StateDep) -> Preparation:
+    return state.prepare
+
+
 async def _answering_memory(state: StateDep) -> Memory:
     """For streamed answers: refuses while it still can, since a stream that has begun can only break off."""
     await state.memory.ping()
@@ -58,6 +64,8 @@ async def _answering_memory(state: StateDep) -> Memory:
 ChatDep = Annotated[Chat, Depends(_chat)]
 MemoryDep = Annotated[Memory, Depends(_memory)]
 FeedbackDep = Annotated[FeedbackStore, Depends(_feedback)]
+SocketsDep = Annotated[asyncio.Semaphore, Depends(_sockets)]
+PreparationDep = Annotated[Preparation, Depends(_prepare)]
 AnsweringMemoryDep = Annotated[Memory, Depends(_answering_memory)]
 KeyHeader = Annotated[Key | None, Header(alias="Idempotency-Key")]
 
@@ -69,5 +77,4 @@ def key_of(key: str | None, body: ChatRequest) -> IdempotencyKey | None:
     return IdempotencyKey.of(key, body.model_dump_json(exclude={"key"}, exclude_none=True))
 
 
-BODY_PROBLEMS: tuple[type[Problem], ...] = (MalformedBody, ContentTooLarge, InvalidBody)
 COMMON_PROBLEMS: tuple[type[Problem], ...] = (Unauthorized, MemoryUnavailable)

@@ -12,7 +12,7 @@ from dialogue_service.api.disconnect import while_connected
 from dialogue_service.api.state import ChatDep, KeyHeader, key_of
 from dialogue_service.contracts import ChatRequest
 from dialogue_service.events import Events, events_of
-from shared.problems import responses
+from shared.problems import CAUSE, responses
 
 router = APIRouter(tags=["chat"])
 
@@ -63,7 +63,9 @@ async def _begun(
         **responses(*CHAT_PROBLEMS),
     },
 )
-async def stream(events: Annotated[Events, Depends(_begun)]) -> AsyncIterable[ServerSentEvent]:
+async def stream(
+    events: Annotated[Events, Depends(_begun)], request: Request
+) -> AsyncIterable[ServerSentEvent]:
     """First the intent, then the reply's pieces, then what POST /chat answers, once it is stored.
 
     What fails before the first event is answered as by POST /chat; later it is the last event, a problem.
@@ -72,4 +74,6 @@ async def stream(events: Annotated[Events, Depends(_begun)]) -> AsyncIterable[Se
     number = 0
     async for event in events:
         number += 1
+        if event.cause:
+            request.scope[CAUSE] = event.cause
         yield ServerSentEvent(event=event.name, data=event.data, id=str(number))

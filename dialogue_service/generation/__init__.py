@@ -14,6 +14,11 @@ class Generator(Protocol):
     for a reply does.
     """
 
+    @property
+    def dtype(self) -> str:
+        """What its layers compute with, such as float32; empty where that is not known."""
+        ...
+
     async def reply(
         self, turns: Sequence[str], *, seed: int | None = None, on_text: OnText | None = None
     ) -> str:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from dialogue_service.generation.candidate import OPENING
-from dialogue_service.generation.packed import KeyValues, PackedModel, Piece
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import KeyValues, Piece
 from dialogue_service.generation.tree import Tree
 
 

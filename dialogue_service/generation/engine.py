@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from dialogue_service.generation.job import Job
-from dialogue_service.generation.packed import PackedModel, Piece
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import Piece
 from dialogue_service.generation.prefixes import Prefixes
 from dialogue_service.generation.sampling import Sampling
+from dialogue_service.generation.threads import Threads
+from shared.metrics import QUEUE_DEPTH
 from shared.problems import Overloaded, Problem
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Engine:
         self._running: dict[Job, float] = {}  # since when; prompts are read in this order
         self._changed = threading.Condition()
         self._stopped = False
+        self._depth = QUEUE_DEPTH.labels("dialogue")
         self._typical_s = 1.0  # running average of a job's time from its first step to its reply
         self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
 
@@ -61,6 +65,7 @@ class Engine:
                 rounds = (len(self._waiting) + 1) / _SEQUENCES
                 raise Overloaded(retry_after_s=self._typical_s * max(1.0, rounds))
             self._waiting.append(job)
+            self._depth.set(len(self._waiting))
             if self._thread.ident is None:
                 self._thread.start()
                 atexit.register(_end, weakref.ref(self), self._thread)
@@ -80,9 +85,11 @@ class Engine:
         self.stop()
 
     def _work(self) -> None:
+        threads = Threads()
         with torch.inference_mode():
             while self._admit():
-                self._step()
+                with threads.used():
+                    self._step()
 
     def _admit(self) -> bool:
         """Wait for work and take in what may run. False: there will be none."""
@@ -91,6 +98,8 @@ class Engine:
                 self._changed.wait()
             room = _SEQUENCES - len(self._running)
             new = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            if new:
+                self._depth.set(len(self._waiting))
         for job in new:
             if not job.reply.cancelled():
                 self._running[job] = time.monotonic()

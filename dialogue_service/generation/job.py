@@ -1,6 +1,7 @@
 """One reply that somebody waits for: text in, text out. What lies between is decoding's."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -9,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dialogue_service import prompt
+from dialogue_service import metrics, prompt
 from dialogue_service.generation import OnText, ranking
 from dialogue_service.generation.candidate import Candidate
 from dialogue_service.generation.decoding import Blank, Branch, Decoding
-from dialogue_service.generation.packed import KeyValues
+from dialogue_service.generation.piece import KeyValues
 from dialogue_service.generation.text import Stream, whole_sentences
+from shared.metrics import QUEUE_WAIT, TOKENIZATION
 from shared.problems import EmptyReply
 
 _ATTEMPTS = 3
@@ -52,14 +54,23 @@ class Job:
         self._seed = seed
         self._stream = Stream(on_text) if on_text else None
         self._attempts = 0
+        self._made = time.monotonic()
+        self._began: float
+        self._spoke: float | None = None  # when the first token came
 
     def begin(self, known: Callable[[Sequence[int]], KeyValues]) -> None:
         """Encode the prompt and take what is known of it."""
         speaker = self._speaker
-        ids = prompt.encode(speaker.tokenizer, self._turns, speaker.window)
+        self._began = time.monotonic()
+        QUEUE_WAIT.labels("dialogue").observe(self._began - self._made)
+        with TOKENIZATION.labels("dialogue").time():
+            ids = prompt.encode(speaker.tokenizer, self._turns, speaker.window)
+        reused = known(ids)
+        metrics.PROMPT_TOKENS.inc(len(ids))
+        metrics.REUSED_TOKENS.inc(reused.length)
         self.decoding = Decoding(
             ids,
-            known(ids),
+            reused,
             branches=1 if self._stream else speaker.candidates,
             reply_tokens=speaker.reply_tokens,
             end_ids=speaker.end_ids,
@@ -70,14 +81,19 @@ class Job:
 
     def progress(self) -> int | None:
         """Called after each token. The branch that became the reply, once there is one."""
+        if self._spoke is None:
+            self._spoke = time.monotonic()
         if self._stream:
             self._stream.show(self._speaker.text(self.decoding.branches[0].ids))
         if not self.decoding.done:
             return None
         self._attempts += 1
+        metrics.GENERATED_TOKENS.inc(sum(len(branch.ids) for branch in self.decoding.branches))
         chosen = self._streamed() if self._stream else self._best()
         if chosen is not None:
             text, branch = chosen
+            metrics.PREFILL.observe(self._spoke - self._began)
+            metrics.DECODE.observe(time.monotonic() - self._spoke)
             self.settle(text)
             return branch
         if self._attempts == _ATTEMPTS:

@@ -41,6 +41,7 @@ class LocalGenerator:
         for what was computed for earlier prompts.
         """
         model = precision.load(folder, dtype)
+        self.dtype = precision.name_of(model)
         tokenizer = load_tokenizer(folder)
         if tokenizer.eos_token_id is None:
             raise ModelUnavailable(

@@ -45,6 +45,13 @@ def load(folder: Path, dtype: str) -> Any:
     return model
 
 
+def name_of(model: Any) -> str:
+    """What the layers of a loaded model compute with."""
+    if any(isinstance(module, int8.Int8Linear) for module in model.modules()):
+        return "int8"
+    return str(model.dtype).removeprefix("torch.")
+
+
 def _give_back() -> None:
     """Return freed memory to the system: glibc keeps most of what the wide weights took."""
     with suppress(OSError, AttributeError):  # not Linux, or not glibc

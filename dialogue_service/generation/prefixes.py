@@ -7,7 +7,7 @@ nothing to invalidate when one is forgotten. The memory is bounded; what was use
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dialogue_service.generation.packed import KeyValues
+from dialogue_service.generation.piece import KeyValues
 
 
 @dataclass(frozen=True)

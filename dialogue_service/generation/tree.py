@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dialogue_service.generation.packed import KeyValues, Piece, causal
+from dialogue_service.generation.piece import KeyValues, Piece, causal
 
 
 class Tree:

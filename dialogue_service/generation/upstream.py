@@ -54,6 +54,8 @@ _REFUSALS = {
 class UpstreamGenerator:
     """Asks one model of one server, `queue` requests at a time and no more."""
 
+    dtype = ""
+
     def __init__(
         self,
         http: httpx.AsyncClient,
@@ -65,7 +67,7 @@ class UpstreamGenerator:
         queue: int,
     ) -> None:
         """`http` is what `connect` makes, a client of the running event loop; closing it is the caller's."""
-        self._http = http
+        self.http = http
         self._model = model
         self._api = api
         self._window_bytes = context_tokens * _BYTES_PER_TOKEN
@@ -102,7 +104,7 @@ class UpstreamGenerator:
         """One real reply, waited for in another thread than the event loop's. Raises ModelUnavailable."""
         reply = asyncio.run_coroutine_threadsafe(self.reply(["Hello!"]), self._loop)
         try:
-            reply.result(self._http.timeout.read)
+            reply.result(self.http.timeout.read)
         except (Problem, TimeoutError) as error:
             reply.cancel()
             problem = error if isinstance(error, Problem) else DeadlineExceeded()
@@ -124,7 +126,7 @@ class UpstreamGenerator:
 
     def _post(self, body: dict[str, Any]) -> Any:
         path = "chat/completions" if self._api == "chat" else "completions"
-        return self._http.stream("POST", path, json=body)
+        return self.http.stream("POST", path, json=body)
 
     async def _whole(self, body: dict[str, Any]) -> str:
         async with self._post(body) as answer:

@@ -12,19 +12,18 @@ from transformers import PreTrainedModel
 
 from dialogue_service.training.data import DataFile
 from dialogue_service.training.settings import SettingsError, TrainingSettings
+from shared import gate
 
-ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources", "recall", "replies"})
+ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources"})
 SOURCE_KEYS = frozenset({"name", "licence", "attribution"})
-REPLY_KEYS = frozenset({"message", "reply", "judgement"})
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "hidden_size", "num_hidden_layers")
 
 
 def read_about(path: Path | None) -> dict[str, Any]:
-    """Read what only a person knows: texts (`description`, `limits`, `licence`, `recall`), `sources` of the
-    data, and `replies` that were read and judged.
+    """Read what only a person knows: `description`, `limits`, `licence` (texts) and `sources` of the data.
 
-    A source is `{"name", "licence", "attribution"}`, a reply `{"message", "reply", "judgement"}`, other keys
-    are kept. Raises `SettingsError` for other shapes.
+    A source is `{"name", "licence", "attribution"}`, other keys are kept. Raises `SettingsError` for
+    other shapes.
     """
     if path is None:
         return {}
@@ -34,10 +33,9 @@ def read_about(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: not JSON ({error})") from error
     if not isinstance(about, dict) or not about.keys() <= ABOUT_KEYS:
         raise SettingsError(f"{path}: must be an object with only the keys {', '.join(sorted(ABOUT_KEYS))}")
-    for part, keys in (("sources", SOURCE_KEYS), ("replies", REPLY_KEYS)):
-        for item in about.get(part, []):
-            if not isinstance(item, dict) or not item.keys() >= keys:
-                raise SettingsError(f"{path}: each of the {part} needs {', '.join(sorted(keys))}")
+    for source in about.get("sources", []):
+        if not isinstance(source, dict) or not source.keys() >= SOURCE_KEYS:
+            raise SettingsError(f"{path}: every source needs {', '.join(sorted(SOURCE_KEYS))}")
     return about
 
 
@@ -73,11 +71,16 @@ def content(
         "settings": settings.recorded(),
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            **{name: version(name) for name in _libraries(settings)},
         },
         "date": datetime.now(UTC).date().isoformat(),
         **about,
     }
+
+
+def _libraries(settings: TrainingSettings) -> list[str]:
+    more = {"trl": settings.method == "kto", "peft": settings.lora > 0}
+    return ["torch", "transformers", "tokenizers", *(name for name, used in more.items() if used)]
 
 
 def write(folder: Path, card: dict[str, Any]) -> None:
@@ -109,8 +112,9 @@ def readme(card: dict[str, Any]) -> str:
         f"| after | {after['loss']} | {after['perplexity']} |",
         "",
         f"Measured on {after['tokens']} learned tokens of {training['held_out_dialogues']} dialogues.",
+        *(_agreement(before, after) if "agreement" in after else []),
         "",
-        *(["## Recall", "", card["recall"], ""] if "recall" in card else []),
+        *(gate.markdown(card["promotion"]) if "promotion" in card else []),
         "## Data",
         "",
         *(
@@ -124,18 +128,21 @@ def readme(card: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        f"{training['steps']} steps on {training['dialogues']} dialogues, seed {card['settings']['seed']}.",
+        f"{training['steps']} steps on {training['learned_from']}, seed {card['settings']['seed']};"
+        f" the best model was that of step {training['best_step']}, the peak learning rate"
+        f" {training['learning_rate']:.2g}.",
         "",
         *(f"- {key}: {value}" for key, value in card["settings"].items() if value not in (None, [])),
         *(f"- {key} {value}" for key, value in card["versions"].items()),
         "",
-        *_read(card.get("replies", [])),
     ]
     return "\n".join(lines)
 
 
-def _read(replies: Sequence[dict[str, str]]) -> list[str]:
-    if not replies:
-        return []
-    rows = (f"| {one['message']} | {one['reply']} | {one['judgement']} |" for one in replies)
-    return ["## Replies that were read", "", "| message | reply | judged |", "|---|---|---|", *rows, ""]
+def _agreement(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    return [
+        "",
+        "A held-out reply with thumbs up is more probable than one with thumbs down in"
+        f" {after['agreement']:.1%} of the pairs, before the training in {before['agreement']:.1%}"
+        " (50 % is chance).",
+    ]

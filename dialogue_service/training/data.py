@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,17 @@ class Dialogue:
 
     turns: tuple[str, ...]
     learned: tuple[bool, ...]
+    id: str | None = field(default=None, compare=False)
+    """Of the vote that approved the last turn; None: no vote did."""
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """What somebody thinks of the last turn, a reply to those before; `id` is the vote's."""
+
+    turns: tuple[str, ...]
+    up: bool
+    id: str
 
 
 @dataclass(frozen=True)
@@ -30,8 +40,35 @@ class DataFile:
 
     path: Path
     sha256: str
-    dialogues: tuple[Dialogue, ...]
+    spoken: tuple[Dialogue, ...]
+    thumbs: tuple[Thumb, ...]
     unrated: int
+
+    @property
+    def dialogues(self) -> tuple[Dialogue, ...]:
+        """What there is to say after it: the file's dialogues and its approved replies."""
+        return merge([self])[0]
+
+
+def merge(files: Iterable[DataFile]) -> tuple[tuple[Dialogue, ...], tuple[Thumb, ...]]:
+    """All dialogues and approved replies, and all thumbs, each once.
+
+    Of several thumbs for the same reply to the same turns the last one counts. It keeps the id of the first:
+    that decides on which side of the hold-out it falls, which must not change when somebody says it again.
+    """
+    thumbs: dict[tuple[str, ...], Thumb] = {}
+    for thumb in (thumb for file in files for thumb in file.thumbs):
+        first = thumbs.get(thumb.turns, thumb)
+        thumbs[thumb.turns] = Thumb(thumb.turns, thumb.up, first.id)
+    approved = [
+        Dialogue(
+            thumb.turns, tuple(index == len(thumb.turns) - 1 for index in range(len(thumb.turns))), thumb.id
+        )
+        for thumb in thumbs.values()
+        if thumb.up
+    ]
+    spoken = [dialogue for file in files for dialogue in file.spoken]
+    return tuple(dict.fromkeys([*approved, *spoken])), tuple(thumbs.values())
 
 
 def read_file(path: Path, learn: Literal["replies", "all"] = "replies") -> DataFile:
@@ -39,35 +76,37 @@ def read_file(path: Path, learn: Literal["replies", "all"] = "replies") -> DataF
 
     A row is `{"input", "response"}` or `{"turns": [...]}`, the text of two speakers in turn; `learn` says
     whether the second speaker's turns are learned or all but the first. A row with the key `rating` or
-    `better_reply` is feedback: only its last turn is learned, replaced by `better_reply` where there is one,
-    and a row that is neither positive nor corrected teaches nothing. Other keys are ignored.
+    `better_reply` is feedback: its rating is a thumb for the last turn, a `better_reply` is one that is up.
+    Other keys are ignored.
 
     Raises `DataError` with the first `MAX_PROBLEMS` problems of the file.
     """
     content = path.read_bytes()
-    dialogues: list[Dialogue] = []
+    spoken: list[Dialogue] = []
+    thumbs: list[Thumb] = []
     problems: list[str] = []
     unrated = 0
     for line, row in _rows(path, content):
         try:
-            dialogue = _dialogue(json.loads(row), learn)
+            fields = _fields(row)
+            if "rating" in fields or "better_reply" in fields:
+                found = list(_thumbs(fields))
+                unrated += not any(thumb.up for thumb in found)
+                thumbs += found
+            else:
+                spoken.append(_dialogue(fields, learn))
         except json.JSONDecodeError as error:
             problems.append(f"{path}:{line + error.lineno - 1}: not JSON ({error.msg}, column {error.colno})")
         except ValueError as error:
             problems.append(f"{path}:{line}: {error}")
-        else:
-            if dialogue is None:
-                unrated += 1
-            else:
-                dialogues.append(dialogue)
         if len(problems) == MAX_PROBLEMS:
             problems.append(f"{path}:{line}: stopped reading after {MAX_PROBLEMS} problems")
             break
-    if not problems and not dialogues:
+    if not problems and not spoken and not thumbs:
         problems.append(f"{path}:1: nothing to learn here ({unrated} rows without an approved reply)")
     if problems:
         raise DataError("\n".join(problems))
-    return DataFile(path, hashlib.sha256(content).hexdigest(), tuple(dialogues), unrated)
+    return DataFile(path, hashlib.sha256(content).hexdigest(), tuple(spoken), tuple(thumbs), unrated)
 
 
 def read_files(paths: Sequence[Path], learn: Literal["replies", "all"] = "replies") -> list[DataFile]:
@@ -82,23 +121,6 @@ def read_files(paths: Sequence[Path], learn: Literal["replies", "all"] = "replie
     if problems:
         raise DataError("\n".join(problems))
     return files
-
-
-def hold_out(
-    dialogues: Sequence[Dialogue], fraction: float, seed: int
-) -> tuple[list[Dialogue], list[Dialogue]]:
-    """Split into (learned from, held out) at random by `seed`, at least one dialogue on each side.
-
-    Raises `DataError` when there is only one.
-    """
-    if len(dialogues) < 2:
-        raise DataError("one dialogue cannot be split: add more, or measure on --valid-data")
-    count = min(max(1, round(len(dialogues) * fraction)), len(dialogues) - 1)
-    held = set(random.Random(seed).sample(range(len(dialogues)), count))  # noqa: S311 - no secret
-    return (
-        [dialogue for index, dialogue in enumerate(dialogues) if index not in held],
-        [dialogue for index, dialogue in enumerate(dialogues) if index in held],
-    )
 
 
 def _rows(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
@@ -137,22 +159,38 @@ def _skip(text: str, position: int) -> int:
     return position
 
 
-def _dialogue(row: object, learn: Literal["replies", "all"]) -> Dialogue | None:
-    """Check one row; None when it is feedback without an approved reply. Raises ValueError."""
-    if not isinstance(row, dict):
+def _fields(row: str) -> dict[str, object]:
+    fields = json.loads(row)
+    if not isinstance(fields, dict):
         raise ValueError('a row must be an object with "input" and "response", or with "turns"')
+    return fields
+
+
+def _dialogue(row: dict[str, object], learn: Literal["replies", "all"]) -> Dialogue:
     turns = _turns(row)
-    last = len(turns) - 1
-    if "rating" not in row and "better_reply" not in row:
-        return Dialogue(turns, tuple(i % 2 == 1 or (learn == "all" and i > 0) for i in range(len(turns))))
-    rating, better = row.get("rating"), row.get("better_reply")
+    return Dialogue(turns, tuple(i % 2 == 1 or (learn == "all" and i > 0) for i in range(len(turns))))
+
+
+def _thumbs(row: dict[str, object]) -> Iterator[Thumb]:
+    """What a row of feedback thinks of its reply, and of the one it puts in its place."""
+    turns, rating, better = _turns(row), row.get("rating"), row.get("better_reply")
     if rating not in ("positive", "negative", None):
         raise ValueError(f'"rating" must be "positive", "negative" or null, not {rating!r}')
+    id_ = _id(row, turns)
+    if rating is not None:
+        yield Thumb(turns, rating == "positive", id_)
     if better is not None:
-        turns = (*turns[:last], _text(better, '"better_reply"'))
-    elif rating != "positive":
-        return None
-    return Dialogue(turns, tuple(i == last for i in range(len(turns))))
+        yield Thumb((*turns[:-1], _text(better, '"better_reply"')), up=True, id=id_)
+
+
+def _id(row: dict[str, object], turns: Sequence[str]) -> str:
+    """The vote's, or where a row has none one that follows from its turns."""
+    id_ = row.get("id")
+    if id_ is None:
+        return hashlib.sha256(json.dumps(turns).encode()).hexdigest()
+    if not isinstance(id_, str):
+        raise ValueError(f'"id" must be a text, not {type(id_).__name__}')
+    return id_
 
 
 def _turns(row: dict[str, object]) -> tuple[str, ...]:

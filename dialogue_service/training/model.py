@@ -1,4 +1,7 @@
-"""The model and tokenizer a run starts from: an existing one, or a new one with its own vocabulary."""
+"""The model and tokenizer a run starts from: an existing one, or a new one with its own vocabulary.
+
+And LoRA around an existing one.
+"""
 
 import json
 import threading
@@ -20,10 +23,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.pytorch_utils import Conv1D
 
+from dialogue_service.settings import DialogueSettings
 from shared import hub
 from shared.checkpoint import load_model, load_tokenizer
 from shared.hub import ModelUnavailable
+from shared.registry import CONFIGURED, Registry
 
 END_OF_TEXT = "<|endoftext|>"
 SIZES = (
@@ -40,16 +46,48 @@ class ModelError(ValueError):
     """The model to start from, or the one just saved, cannot be used."""
 
 
-def load(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a folder or hub id in float32. Raises `ModelError` when weights or the EOS token are missing."""
+def in_service(settings: DialogueSettings) -> tuple[str, str | None]:
+    """The model that the dialogue service talks with, as folder or hub id, and its revision.
+
+    That is the version that was activated, else DIALOGUE_MODEL if it is on this disk, else the stand-in.
+    Raises `ModelError` when it is not here.
+    """
+    registry = Registry(settings.registry)
     try:
-        folder = hub.fetch(source, lambda _: None, threading.Event())
+        active = registry.pointer().active
+        if active != CONFIGURED:
+            return str(registry.folder(active)), None
+    except ModelUnavailable as error:
+        raise ModelError(f"the active version: {error} Or name a model: --model") from error
+    if settings.generator_url:
+        raise ModelError("the model in service runs on a model server: name one to train with --model")
+    if settings.model and hub.on_disk(settings.model, settings.revision):
+        return settings.model, settings.revision
+    if not settings.standin:
+        raise ModelError(f"{settings.model} has not been fetched yet: name a model to train with --model")
+    return settings.standin, None
+
+
+def folder_of(source: str, revision: str | None = None) -> Path:
+    """Where a folder or hub id lies on this disk. Raises `ModelError` when it cannot be had."""
+    try:
+        return hub.fetch(source, lambda _: None, threading.Event(), revision)
+    except (ModelUnavailable, OSError) as error:
+        raise ModelError(f"{source}: cannot be loaded as a causal language model: {error}") from error
+
+
+def load(source: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a folder or hub id in float32. Raises `ModelError` when it cannot be had or trained."""
+    folder = folder_of(source, revision)
+    try:
         tokenizer = load_tokenizer(folder)
         model = load_model(AutoModelForCausalLM, folder)
     except (ModelUnavailable, OSError, ValueError) as error:
         raise ModelError(f"{source}: cannot be loaded as a causal language model: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{source}: its tokenizer has no EOS token to end a turn with")
+    if tokenizer.chat_template is not None:
+        raise ModelError(f"{source}: it talks by a chat template, and only DialoGPT's format can be trained")
     return model, tokenizer
 
 
@@ -101,6 +139,21 @@ def create(config: PreTrainedConfig, texts: Iterable[str]) -> tuple[PreTrainedMo
     config.pad_token_id = None
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model, tokenizer
+
+
+def with_lora(model: PreTrainedModel, rank: int) -> Any:
+    """A PeftModel around the model, with matrices of `rank` to learn beside all its linear layers."""
+    from peft import LoraConfig, get_peft_model  # takes seconds, and few ask for it
+
+    conv1d = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2's, the other way round
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        fan_in_fan_out=conv1d,
+    )
+    return get_peft_model(model, config)
 
 
 def check_saved(folder: Path) -> None:

@@ -4,100 +4,111 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
-from dialogue_service.training import card
-from dialogue_service.training.data import DataError, DataFile, Dialogue, hold_out, read_files
+from dialogue_service.training import card, sft, thumbs
+from dialogue_service.training.corpus import Corpus, gather
 from dialogue_service.training.induction import plant
-from dialogue_service.training.model import check_saved, create, load, read_generation_config, read_sizes
-from dialogue_service.training.rows import IGNORED, Row, batches, collate, encode
+from dialogue_service.training.model import (
+    check_saved,
+    create,
+    load,
+    read_generation_config,
+    read_sizes,
+    with_lora,
+)
+from dialogue_service.training.rows import IGNORED, collate
 from dialogue_service.training.settings import SettingsError, TrainingSettings
+from dialogue_service.training.sft import Batches
+from shared.gate import Verdict
+from shared.registry import Registry, make_private
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """The dialogues of a run: those to learn from, those to measure on, and the files both came from."""
-
-    files: list[DataFile]
-    learned: list[Dialogue]
-    held_out: list[Dialogue]
-
-
-class Batches(Dataset[list[Row]]):
-    """Rows as `Trainer` sees them: an item is a whole batch, grouped by length. `dropped` are too long."""
-
-    def __init__(
-        self, dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings
-    ) -> None:
-        rows = [encode(dialogue, tokenizer, settings.max_length) for dialogue in dialogues]
-        self.rows = [row for row in rows if row is not None]
-        self.dropped = len(rows) - len(self.rows)
-        if not self.rows:
-            raise DataError(
-                f"no reply fits into {settings.max_length} tokens together with the turn before it"
-            )
-        self.batches = batches(self.rows, settings.tokens_per_batch, settings.seed)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> list[Row]:
-        return self.batches[index]
+LEAST_STEPS = 10
+"""Between two checkpoints, however short a pass over the data is."""
+OnStep = Callable[[int, int], None]
+"""Called with the steps that are done and the steps in all."""
+Judging = Callable[[Path, Corpus], Verdict]
+"""Called with the folder of the saved model, which it may add to, and what was held out."""
+Scores = dict[str, float]
 
 
-def run(settings: TrainingSettings) -> dict[str, Any]:
+def run(
+    settings: TrainingSettings, on_step: OnStep | None = None, judge: Judging | None = None
+) -> dict[str, Any]:
     """Train and save as the settings say, and return the content of the `card.json` that was written.
 
+    With a `judge` its verdict on the saved model stands on the card and among the scores.
     Raises `SettingsError`, `DataError` or `ModelError`, before training starts, for anything wrong with what
     was given. An interrupted run leaves its checkpoints, a finished one removes them.
     """
+    # TRL and peft call what transformers has renamed.
+    warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing\w*` is deprecated", FutureWarning)
     settings.check()
     about = card.read_about(settings.about)
     generation_config = read_generation_config(settings.generation_config)
-    corpus = _read(settings)
+    corpus = gather(settings)
     set_seed(settings.seed)
     checkpoint = _newest_checkpoint(settings.checkpoints)
     model, tokenizer = _start(settings, corpus, checkpoint)
-    train = Batches(corpus.learned, tokenizer, settings)
     valid = Batches(corpus.held_out, tokenizer, settings)
-    before = _open_run(settings, corpus, model, valid)
-    log.info("learning from %d dialogues, measuring on %d: %s", len(train.rows), len(valid.rows), before)
 
-    steps = _train(settings, model, tokenizer, train, checkpoint)
-    after = score(model, valid)
+    def scores() -> Scores:
+        agreed = thumbs.agreement(model, tokenizer, corpus.held_out_thumbs, settings.max_length)
+        return score(model, valid) | ({} if agreed is None else {"agreement": agreed})
+
+    before = _open_run(settings, corpus, scores)
+    learner, done = _learner(settings, corpus, model, tokenizer, valid)
+    log.info("learning from %s, measured on what is held out: %s", done["learned_from"], before)
+    if on_step:
+        learner.add_callback(_Steps(on_step))
+    learner.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if settings.lora:
+        adapted: Any = learner.model
+        model = adapted.merge_and_unload()
+    after = scores()
 
     if generation_config is not None:
         model.generation_config = generation_config
-    _save(settings, model, tokenizer)
     content = card.content(
         settings=settings,
         model=model,
         files=corpus.files,
         scores={"before": before, "after": after},
-        training={
-            "steps": steps,
-            "dialogues": len(train.rows),
-            "held_out_dialogues": len(valid.rows),
-            "left_out_too_long": train.dropped + valid.dropped,
-        },
+        training=_steps(learner) | done,
         about=about,
     )
-    card.write(settings.output, content)
+    with _folder(settings, content) as folder:
+        _save(settings, folder, model, tokenizer)
+        if judge:
+            # The registry writes the scores down when the folder is left.
+            content["promotion"] = content["scores"]["promotion"] = judge(folder, corpus).recorded()
+        card.write(folder, content)
     shutil.rmtree(settings.checkpoints)
     return content
 
 
-def score(model: PreTrainedModel, held_out: Batches) -> dict[str, float]:
+def score(model: PreTrainedModel, held_out: Batches) -> Scores:
     """Measure `loss` (mean cross-entropy of the learned tokens in nats), `perplexity`, `tokens`."""
     model.train(False)
     total, tokens = 0.0, 0
@@ -111,21 +122,18 @@ def score(model: PreTrainedModel, held_out: Batches) -> dict[str, float]:
     return {"loss": round(loss, 4), "perplexity": round(math.exp(min(loss, 100.0)), 3), "tokens": tokens}
 
 
-def bf16_in_hardware() -> bool:
-    """Whether this machine multiplies bfloat16 natively; emulated it is slower than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+class _Steps(TrainerCallback):
+    """Tells how far a training is."""
 
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
 
-def _read(settings: TrainingSettings) -> Corpus:
-    files = read_files([*settings.data, *settings.valid_data], settings.learn)
-    count = len(settings.data)
-    learned = [dialogue for file in files[:count] for dialogue in file.dialogues]
-    held_out = [dialogue for file in files[count:] for dialogue in file.dialogues]
-    if not settings.valid_data:
-        learned, held_out = hold_out(learned, settings.valid_fraction, settings.seed)
-    return Corpus(files, learned, held_out)
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._on_step(state.global_step, state.max_steps)
+
+    on_step_end = on_train_begin
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
@@ -137,10 +145,10 @@ def _newest_checkpoint(folder: Path) -> Path | None:
 def _start(
     settings: TrainingSettings, corpus: Corpus, checkpoint: Path | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if checkpoint is not None:
+    if settings.model is not None:  # from where Trainer goes on to the checkpoint, if there is one
+        model, tokenizer = load(settings.model, settings.revision)
+    elif checkpoint is not None:
         model, tokenizer = load(str(checkpoint))
-    elif settings.model is not None:
-        model, tokenizer = load(settings.model)
     elif settings.from_scratch is not None:
         texts = chain.from_iterable(dialogue.turns for dialogue in corpus.learned)
         model, tokenizer = create(read_sizes(settings.from_scratch), texts)
@@ -154,74 +162,118 @@ def _start(
     return model, tokenizer
 
 
-def _open_run(
-    settings: TrainingSettings, corpus: Corpus, model: PreTrainedModel, valid: Batches
-) -> dict[str, float]:
+def _open_run(settings: TrainingSettings, corpus: Corpus, scores: Callable[[], Scores]) -> Scores:
     """Return the scores before training: measured and noted down at the start, read back on `--resume`.
 
     Raises `SettingsError` when the run to resume was begun with other settings or data.
     """
-    note = settings.checkpoints / "run.json"
     now = {"settings": settings.recorded(), "data": [file.sha256 for file in corpus.files]}
-    if note.exists():
-        begun = json.loads(note.read_text(encoding="utf-8"))
+    if settings.note.exists():
+        begun = json.loads(settings.note.read_text(encoding="utf-8"))
         if begun["run"] != now:
             raise SettingsError(
                 f"{settings.checkpoints} was begun with other settings or data: resume with the same ones"
                 f" ({json.dumps(begun['run']['settings'])}), or remove the folder"
             )
-        before: dict[str, float] = begun["before"]
+        before: Scores = begun["before"]
         return before
-    before = score(model, valid)
-    settings.checkpoints.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"run": now, "before": before}), encoding="utf-8")
+    before = scores()
+    make_private(settings.checkpoints)
+    settings.note.write_text(json.dumps({"run": now, "before": before}), encoding="utf-8")
     return before
 
 
-def _train(
+def _learner(
     settings: TrainingSettings,
+    corpus: Corpus,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Batches,
-    checkpoint: Path | None,
-) -> int:
-    """Run transformers' `Trainer`, from the checkpoint if there is one; returns all optimizer steps taken."""
-    arguments = TrainingArguments(
-        output_dir=str(settings.checkpoints),
-        per_device_train_batch_size=1,  # an item of `Batches` is a batch
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        seed=settings.seed,
+    valid: Batches,
+) -> tuple[Trainer, dict[str, Any]]:
+    """What trains, and what the card says of its data."""
+    adapted = with_lora(model, settings.lora) if settings.lora else model
+    done: dict[str, Any] = {"held_out_dialogues": len(valid.rows), "left_out_too_long": valid.dropped}
+    learner: Trainer
+    if settings.method == "kto":
+        length, seed = settings.max_length, settings.seed
+        learned = thumbs.examples(corpus.thumbs, tokenizer, length, seed)
+        held_out = thumbs.examples(corpus.held_out_thumbs, tokenizer, length, seed)
+        done |= {"learned_from": f"{len(learned)} thumbs", "held_out_thumbs": len(held_out)}
+        done["left_out_too_long"] += len(corpus.thumbs) - len(learned)
+        steps = math.ceil(len(learned) / thumbs.BATCH)
+        arguments = _arguments(settings, model, steps, measured=bool(held_out))
+        learner = thumbs.trainer(adapted, tokenizer, learned, held_out, settings.beta, arguments)
+    else:
+        train = Batches(corpus.learned, tokenizer, settings)
+        done |= {"learned_from": f"{len(train.rows)} dialogues"}
+        done["left_out_too_long"] += train.dropped
+        learner = sft.trainer(adapted, tokenizer, train, valid, _arguments(settings, model, len(train)))
+    learner.remove_callback(PrinterCallback)
+    if learner.args.load_best_model_at_end:
+        learner.add_callback(EarlyStoppingCallback(settings.patience))
+    return learner, done
+
+
+def _arguments(
+    settings: TrainingSettings, model: PreTrainedModel, steps_per_epoch: int, measured: bool = True
+) -> dict[str, Any]:
+    """TrainingArguments of both methods; `measured`: there is something to measure on while training."""
+    every = min(settings.checkpoint_every, max(steps_per_epoch, LEAST_STEPS))
+    best = {
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "prediction_loss_only": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "restore_callback_states_from_checkpoint": True,
+    }
+    return {
+        "output_dir": str(settings.checkpoints),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "learning_rate": settings.peak_rate(model.config.hidden_size),
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "seed": settings.seed,
         # Trainer refuses bf16 without an accelerator unless it is told to use the CPU.
-        use_cpu=not torch.accelerator.is_available(),
-        bf16=bf16_in_hardware(),
-        save_steps=settings.checkpoint_every,
-        save_total_limit=2,
-        logging_steps=50,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    pad_id = tokenizer.eos_token_id
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        data_collator=lambda items: collate([row for batch in items for row in batch], pad_id),
-        processing_class=tokenizer,
-    )
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return int(trainer.state.global_step)
+        "use_cpu": not torch.accelerator.is_available(),
+        "save_steps": every,
+        "save_total_limit": 2,
+        "logging_steps": 50,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **(best if measured else {}),
+    }
 
 
-def _save(settings: TrainingSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _steps(learner: Trainer) -> dict[str, float]:
+    """How many steps were done, after how many the model was as it is now, and how far they went at most."""
+    steps, best = learner.state.global_step, learner.state.best_global_step
+    return {"steps": steps, "best_step": best or steps, "learning_rate": learner.args.learning_rate}
+
+
+@contextmanager
+def _folder(settings: TrainingSettings, content: dict[str, Any]) -> Iterator[Path]:
+    """Where the model goes: its own folder, or a version that is in the registry once it is whole."""
+    if settings.output:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        yield settings.output
+    elif settings.registry:
+        saving = Registry(settings.registry).saving(
+            settings.model_name, kind="model", parent=content["base_model"], scores=content["scores"]
+        )
+        with saving as folder:
+            yield folder
+
+
+def _save(
+    settings: TrainingSettings, folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     if model.generation_config is not None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
         model.generation_config.pad_token_id = tokenizer.eos_token_id
     if settings.save_dtype == "fp16":
         model.half()  # type: ignore[no-untyped-call]
-    model.save_pretrained(settings.output)
-    tokenizer.save_pretrained(settings.output)
-    check_saved(settings.output)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    check_saved(folder)

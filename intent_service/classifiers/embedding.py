@@ -51,6 +51,11 @@ class EmbeddingClassifier:
         """Load a sentence encoder from a model folder. Raises ModelUnavailable."""
         return cls(SentenceEncoder.load(folder, fast=fast))
 
+    @property
+    def dtype(self) -> str:
+        """What the encoder computes with."""
+        return self._encoder.dtype
+
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""
         prepared = self._kept(catalog)

@@ -25,6 +25,7 @@ from intent_service.classifiers.tokenizer import load_tokenizer
 from intent_service.classifiers.verdict import Rule, Verdict
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
+from shared.metrics import TOKENIZATION
 
 # The score is spread over all labels: with 20 of them 0.3 is six times the even share.
 BY_HAND = Rule(known=0.3, lead=0.05, sure=0.8)
@@ -46,6 +47,7 @@ class NliClassifier:
         rule: Rule = BY_HAND,
     ) -> None:
         self.model = model
+        self.dtype = "float32"
         self._tokenizer = tokenizer
         self._backend = _backend(tokenizer)
         self._hypothesis = hypothesis
@@ -66,7 +68,9 @@ class NliClassifier:
         classifier = cls(
             load_model(AutoModelForSequenceClassification, folder), load_tokenizer(folder), hypothesis, rule
         )
-        if fast and not precision.quantize(classifier.model, classifier.scores):
+        if fast and precision.quantize(classifier.model, classifier.scores):
+            classifier.dtype = "int8"
+        elif fast:
             classifier.model = load_model(AutoModelForSequenceClassification, folder)
         return classifier
 
@@ -82,12 +86,13 @@ class NliClassifier:
     def scores(self, texts: Sequence[str], catalog: Catalog) -> Tensor:
         """Probabilities of shape (texts, intents)."""
         hypotheses = self._hypotheses(catalog)
-        premises = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        pairs = [
-            self._backend.post_process(premise, hypothesis)
-            for premise in premises
-            for hypothesis in hypotheses
-        ]
+        with TOKENIZATION.labels("intent").time():
+            premises = self._backend.encode_batch(list(texts), add_special_tokens=False)
+            pairs = [
+                self._backend.post_process(premise, hypothesis)
+                for premise in premises
+                for hypothesis in hypotheses
+            ]
         logits = self._logits(pairs).view(len(texts), len(hypotheses), -1)
         if len(hypotheses) > 1:
             return logits[..., self._entailment].softmax(dim=1)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from intent_service.classifiers.embedding import SURE, EmbeddingClassifier
 from intent_service.classifiers.encoder import SentenceEncoder
 from intent_service.classifiers.verdict import Verdict
 from shared.hub import ModelUnavailable
+from shared.model_folder import read_json
 
 WEIGHTS = "head.safetensors"
 ENCODER = "encoder"
@@ -50,7 +51,7 @@ class Head:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises ModelUnavailable."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         tensors = load_file(folder / WEIGHTS)
         head = cls(
             tuple(config["labels"]),
@@ -81,6 +82,11 @@ class TrainedClassifier:
         """Load a trained folder and the encoder it names. Raises ModelUnavailable."""
         return cls(SentenceEncoder.load(encoder_folder(folder)), Head.load(folder))
 
+    @property
+    def dtype(self) -> str:
+        """What the encoder computes with."""
+        return self._encoder.dtype
+
     def classify(self, texts: Sequence[str], catalog: Catalog) -> list[Verdict]:
         """Classify messages together."""
         labels = [intent.label for intent in catalog.intents]
@@ -99,10 +105,13 @@ class TrainedClassifier:
 
 def encoder_folder(folder: Path) -> Path:
     """Where the encoder of a trained folder lies, fetched if it is on the hub. Raises ModelUnavailable."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["encoder"]
-    if name is None:
-        return folder / ENCODER
-    return find_encoder(str(name))
+    return find_encoder(encoder_name(folder))
+
+
+def encoder_name(folder: Path) -> str:
+    """Of the encoder of a trained folder: the one within it, or what `find_encoder` takes."""
+    name = read_json(folder / "config.json")["encoder"]
+    return str(folder / ENCODER if name is None else name)
 
 
 def find_encoder(name: str) -> Path:

@@ -1,18 +1,17 @@
 """The command line: `python -m intent_service.training --help`."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from intent_service import bundled, catalog, examples
-from intent_service.catalog import Catalog, CatalogFault, CatalogIntent
-from intent_service.examples import DataFault, Example
+from intent_service import bundled
+from intent_service.catalog import CatalogFault
+from intent_service.examples import DataFault
 from intent_service.settings import IntentSettings
+from intent_service.training.run import gather, run
 from intent_service.training.settings import SettingsError, TrainingSettings
 from shared.registry import Registry, VersionFault
 from shared.settings import SettingsFault, load
@@ -32,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         registry = None if settings.output else Registry(service.registry)
         if registry:
             registry.check_new(settings.model_name)
-        intents, rows = gather(settings)
-        scores = run(settings, intents, rows, registry)["scores"]
+        scores = _train(settings, registry)["scores"]
     except (SettingsError, SettingsFault, VersionFault, CatalogFault, DataFault) as error:
         print(error, file=sys.stderr)
         return 2
@@ -54,78 +52,19 @@ def _how_to_serve(settings: TrainingSettings, service: IntentSettings) -> str:
     return f"It is a version in {service.registry}. Put it into service with\ncurl -s -X POST {url}{key}"
 
 
-def gather(settings: TrainingSettings) -> tuple[Catalog, list[Example]]:
-    """The intents to learn, and the examples; the catalogue's own count as examples too.
-
-    Intents that only the data has are added to the catalogue by name. Raises CatalogFault and DataFault.
-    """
-    rows: list[Example] = []
-    problems: list[str] = []
-    for path in settings.data:
-        try:
-            rows += examples.read(path)
-        except DataFault as fault:
-            problems.append(str(fault))
-    if problems:
-        raise DataFault("\n".join(problems))
-    listed = catalog.load(settings.catalog).intents if settings.catalog else ()
-    known = {intent.label for intent in listed}
-    added = [label for label in examples.intents(rows) if label not in known]
-    if wrong := catalog.unusable([*(intent.label for intent in listed), *added]):
-        raise DataFault(f"the intents of catalogue and data together: {wrong[1]}")
-    own = [Example(text, intent.label) for intent in listed for text in intent.examples]
-    # Taken out of the catalogue, so that they are held out too when it is measured.
-    bare = [intent.model_copy(update={"examples": ()}) for intent in listed]
-    return Catalog(intents=(*bare, *(CatalogIntent(label=label) for label in added))), [*own, *rows]
-
-
-def run(
-    settings: TrainingSettings, intents: Catalog, rows: Sequence[Example], registry: Registry | None = None
-) -> dict[str, Any]:
-    """Train, save and return the content of the `card.json` that was written.
-
-    Saved into `registry` as the version `settings.name`, or without one into `settings.output`. A version is
-    whole in itself: an encoder from a folder goes with it. Raises DataFault and VersionFault.
-    """
-    # Imported once the input is known to be right: it takes seconds, for torch comes with it.
+def _train(settings: TrainingSettings, registry: Registry | None) -> dict[str, Any]:
+    """The card of what was trained."""
+    intents, rows = gather(settings)
+    # Imported once the input is known to be right: it takes seconds.
     from rich.progress import Progress
 
-    from intent_service.classifiers.encoder import SentenceEncoder
-    from intent_service.classifiers.trained import ENCODER, find_encoder
-    from intent_service.training import card, trainer
-
-    encoder = SentenceEncoder.load(find_encoder(settings.encoder))
     with Progress(transient=True) as bars:
         task = bars.add_task("encoding", total=None)
 
         def progress(doing: str, done: int, total: int) -> None:
             bars.update(task, description=doing, completed=done, total=total)
 
-        learned = trainer.learn(encoder, intents, rows, settings, progress)
-    files = [*settings.data, *([settings.catalog] if settings.catalog else [])]
-    written = card.content(settings, learned, files, rows)
-    with _folder(settings, registry, written) as folder:
-        own = settings.finetune_encoder or (registry is not None and Path(settings.encoder).is_dir())
-        if own:
-            encoder.save(folder / ENCODER)
-        learned.head.save(folder, None if own else settings.encoder)
-        card.write(folder, written)
-    return written
-
-
-def _folder(
-    settings: TrainingSettings, registry: Registry | None, written: dict[str, Any]
-) -> AbstractContextManager[Path]:
-    if registry:
-        return registry.saving(
-            settings.model_name,
-            kind="head with its encoder" if settings.finetune_encoder else "head",
-            parent=written["encoder"],
-            scores=written["scores"],
-        )
-    assert settings.output  # noqa: S101  # narrows the type
-    settings.output.mkdir(parents=True, exist_ok=True)
-    return contextlib.nullcontext(settings.output)
+        return run(settings, intents, rows, registry=registry, progress=progress)
 
 
 def _parser() -> argparse.ArgumentParser:

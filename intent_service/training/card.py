@@ -12,6 +12,7 @@ from typing import Any
 from intent_service.examples import Example
 from intent_service.training.settings import TrainingSettings
 from intent_service.training.trainer import FOLDS, Learned
+from shared import gate
 
 _MEASURES = {
     "accuracy": "best label right, in scope",
@@ -87,6 +88,7 @@ def readme(card: dict[str, Any]) -> str:
             for name, said in _MEASURES.items()
         ),
         "",
+        *(gate.markdown(card["promotion"]) if "promotion" in card else []),
         "## Data",
         "",
         *(f"- `{file['file']}`, SHA-256 `{file['sha256']}`" for file in card["data"]),

@@ -69,20 +69,6 @@ def test_the_starter_always_has_words_and_does_not_go_in_circles(parley: Parley,
     assert len(runs) == len(set(runs)), answer["reply"]
 
 
-def test_it_recalls_what_it_was_told_until_it_is_made_to_forget(parley: Parley) -> None:
-    def asked() -> str:
-        body = {"message": "What's my name?", "conversation": "recall", "seed": 1}
-        return str(parley.client.post("/chat", json=body).raise_for_status().json()["reply"])
-
-    for message in ("My name is Korvane.", "I went hiking yesterday.", "It was sunny."):
-        say(parley, message, "recall")
-    assert "Korvane" in asked()
-    parley.client.delete("/memory", params={"conversation": "recall"}).raise_for_status()
-    forgotten = asked()
-    assert "Korvane" not in forgotten
-    assert "name" in forgotten
-
-
 def test_a_message_about_self_harm_gets_the_fixed_reply(parley: Parley) -> None:
     answer = say(parley, "I want to end my life", "crisis")
     assert (answer["intent"]["label"], answer["model"]) == ("self_harm", "catalog")

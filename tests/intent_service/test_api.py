@@ -238,7 +238,7 @@ def test_who_hangs_up_is_not_computed_for_any_more(client: httpx.Client) -> None
 @pytest.mark.parametrize("path", ["/intent", "/intents/batch"])
 def test_every_error_is_documented(client: httpx.Client, path: str) -> None:
     documented = client.get("/openapi.json").json()["paths"][path]["post"]["responses"]
-    assert set(documented) == {"200", "400", "401", "413", "422", "429", "503", "504"}
+    assert set(documented) == {"200", "400", "401", "403", "408", "413", "415", "422", "429", "503", "504"}
     assert all(
         "application/problem+json" in documented[status]["content"] for status in set(documented) - {"200"}
     )

@@ -1,5 +1,8 @@
+import dataclasses
 import io
+import re
 import shlex
+import subprocess
 
 import pytest
 from rich.console import Console
@@ -25,9 +28,9 @@ FACTS = banner.Facts(
 )
 
 
-def _show(*, terminal):
+def _show(*, terminal, **changed):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80, color_system=None)
-    banner.show(FACTS, console)
+    banner.show(dataclasses.replace(FACTS, **changed), console)
     return console.file.getvalue()
 
 
@@ -53,3 +56,24 @@ def test_models_are_named_with_what_becomes_of_the_others():
 def test_a_terminal_gets_a_frame():
     assert "╭" in _show(terminal=True)
     assert "╭" not in _show(terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_service_open_to_everyone_is_told_with_a_command_that_makes_a_key(terminal):
+    said = _show(terminal=terminal, exposed=["DIALOGUE_HOST=0.0.0.0", "INTENT_HOST=::"])
+
+    assert "WARNING: everyone who can reach this machine" in said
+    assert "DIALOGUE_HOST=0.0.0.0, INTENT_HOST=::" in said
+    command = re.search(r"API_KEY=\$\((.*)\)$", said, re.MULTILINE)[1]
+    made = {subprocess.check_output(["sh", "-c", command], text=True) for _ in range(2)}
+    assert len(made) == 2
+    assert all(re.fullmatch(r"[\w-]{43}\n", key) for key in made)
+
+
+def test_on_this_machine_only_there_is_nothing_to_warn_of():
+    assert "WARNING" not in _show(terminal=False)
+
+
+def test_docs_are_named_where_a_browser_can_open_them():
+    assert "http://127.0.0.1:8001/docs" in _show(terminal=False)
+    assert "/docs" not in _show(terminal=False, needs_key=True)

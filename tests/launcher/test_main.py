@@ -22,7 +22,8 @@ def test_one_banner_with_what_a_person_needs(running):
     said = running.launched[0].ready()
 
     assert said.count("Parley is ready") == 1
-    assert f"http://127.0.0.1:{running.ports['dialogue']}/docs" in said
+    assert f"http://127.0.0.1:{running.ports['dialogue']}/\n" in said
+    assert "WARNING" not in said
     assert "tiny-dialogue" in said
     assert "big-dialogue takes over when it is ready (fetching)" in said
     assert re.search(r"data/valkey-\d+$", said, re.MULTILINE)
@@ -69,6 +70,14 @@ def test_one_launcher_for_each_data_folder(running):
     assert line.count("\n") == 1
     assert f"(process {running.launched[0].process.pid})" in line
     assert "set PARLEY_DATA to another folder" in line
+
+
+def test_listening_to_everyone_without_a_key_is_told_in_the_banner(standing):
+    said = standing.launch(INTENT_HOST="0.0.0.0", API_KEY="").ready()  # noqa: S104
+
+    assert "WARNING: everyone who can reach this machine" in said
+    assert "(INTENT_HOST=0.0.0.0)" in said
+    assert "API_KEY=$(python3" in said
 
 
 def _ask_group(process):

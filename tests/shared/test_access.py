@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from shared import problems
-from shared.access import MAX_BODY_BYTES, BearerKey, BodyLimit
+from shared.access import MAX_BODY_BYTES, BearerKey, Bounds, OwnPages
 from tests.servers import serving
 
 KEY = "correct-horse"
@@ -49,7 +49,7 @@ def _app() -> FastAPI:
 @pytest.fixture(scope="module")
 def limited() -> Iterator[httpx.Client]:
     app = _app()
-    app.add_middleware(BodyLimit)
+    app.add_middleware(Bounds)
     with serving(app) as url, httpx.Client(base_url=url) as client:
         yield client
 
@@ -58,6 +58,15 @@ def limited() -> Iterator[httpx.Client]:
 def keyed() -> Iterator[httpx.Client]:
     app = _app()
     app.add_middleware(BearerKey, key=KEY)
+    with serving(app) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def unnamed() -> Iterator[httpx.Client]:
+    """Where only pages of its own may ask, and only by a name that nobody can register."""
+    app = _app()
+    app.add_middleware(OwnPages, origins=["https://my.page"], rebinding=False)
     with serving(app) as url, httpx.Client(base_url=url) as client:
         yield client
 
@@ -111,7 +120,7 @@ def test_a_content_length_that_is_no_number_reaches_nobody(declared: bytes) -> N
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", declared)]}
-    asyncio.run(BodyLimit(reached)(scope, receive, send))
+    asyncio.run(Bounds(reached)(scope, receive, send))
     assert sent[0]["status"] == 413
 
 
@@ -162,3 +171,83 @@ def test_a_websocket_needs_the_key_too(keyed: httpx.Client) -> None:
 
 def test_health_needs_no_key(keyed: httpx.Client) -> None:
     assert keyed.get("/health/live").json() == "live"
+
+
+def test_a_browser_that_opens_the_first_page_is_asked_for_the_key() -> None:
+    app = _app()
+    app.get("/")(lambda: "inside")
+    app.add_middleware(BearerKey, key=KEY, door="<p>the key?")
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    with serving(app) as url, httpx.Client(base_url=url) as client:
+        asked = client.get("/", headers=browser)
+        program, elsewhere = client.get("/"), client.get("/healthy", headers=browser)
+        inside = client.get("/", headers=browser | {"Authorization": f"Bearer {KEY}"})
+    assert (asked.status_code, asked.text) == (401, "<p>the key?")
+    assert asked.headers["WWW-Authenticate"] == "Bearer"
+    assert "frame-ancestors 'none'" in asked.headers["Content-Security-Policy"]
+    for refused in (program, elsewhere):
+        assert (refused.status_code, refused.headers["Content-Type"]) == (401, problems.MEDIA_TYPE)
+    assert inside.json() == "inside"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "",
+        "http://127.0.0.1",
+        "https://my.page.evil.example",
+        "http://[",
+        "\xe9",
+    ],
+)
+def test_a_page_of_another_site_may_neither_ask_nor_talk(unnamed: httpx.Client, origin: str) -> None:
+    answer = unnamed.post("/raw", headers=[(b"Origin", origin.encode("latin-1"))])
+    assert answer.status_code == 403
+    assert answer.json()["type"] == "urn:parley:problem:foreign-origin"
+    with pytest.raises(InvalidStatus) as refusal, connect(_socket(unnamed), origin=origin):  # type: ignore[arg-type]
+        pytest.fail("it was let in")
+    assert refusal.value.response.status_code == 403
+
+
+def test_its_own_pages_those_that_are_named_and_programs_may(unnamed: httpx.Client) -> None:
+    own = str(unnamed.base_url).rstrip("/")
+    for headers in ({"Origin": own}, {"Origin": "https://my.page"}, {}):
+        assert unnamed.post("/raw", headers=headers).status_code == 200
+        with connect(_socket(unnamed), additional_headers=headers) as socket:
+            socket.send("hello")
+            assert socket.recv(timeout=5) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("192.168.1.7", 200),
+        ("localhost:8000", 200),
+        ("dialogue:8000", 200),
+        ("parley.localhost", 200),
+        ("my-machine.local:8000", 200),
+        ("parley.chat.svc.cluster.local", 200),
+        ("evil.example", 403),
+        ("evil.example.", 403),
+        ("EVIL.EXAMPLE:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("[::1", 403),
+    ],
+)
+def test_without_a_key_only_names_that_nobody_can_register_are_answered_to(
+    unnamed: httpx.Client, host: str, status: int
+) -> None:
+    answer = unnamed.get("/healthy", headers={"Host": host})
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["type"] == "urn:parley:problem:foreign-host"
+    assert unnamed.get("/health/live", headers={"Host": host}).status_code == 200
+
+
+def _socket(client: httpx.Client) -> str:
+    return f"ws{str(client.base_url).removeprefix('http')}/echo"

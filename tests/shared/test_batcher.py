@@ -49,7 +49,7 @@ def computing() -> Computing:
 @pytest.fixture
 async def batcher(computing: Computing) -> AsyncIterator[Batcher[str, int, int]]:
     with Worker("w", 1) as worker:
-        yield Batcher(worker, computing, capacity=8, largest=4)
+        yield Batcher(worker, computing, capacity=8, largest=4, service="test")
         computing.open()
 
 
@@ -188,7 +188,7 @@ async def test_the_deadline_counts_the_waiting_too(
 
 async def test_when_the_worker_ends_nobody_waits_for_ever(computing: Computing) -> None:
     with Worker("w", 1) as worker:
-        batcher = Batcher(worker, computing, capacity=8, largest=4)
+        batcher = Batcher(worker, computing, capacity=8, largest=4, service="test")
         tasks = await ask(batcher, [1])
         await until(computing.began.is_set)
         tasks += await ask(batcher, [2], range(10))

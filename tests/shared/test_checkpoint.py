@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -71,7 +70,7 @@ def test_a_broken_file_is_refused(checkpoint: Checkpoint) -> None:
     folder = checkpoint("broken")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(SafetensorError):
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors is broken"):
         load_model(AutoModelForCausalLM, folder)
 
 
@@ -98,6 +97,13 @@ def test_the_tokenizer_reads_what_it_writes(checkpoint: Checkpoint) -> None:
     tokenizer = load_tokenizer(checkpoint("words"), padding_side="left")
     assert tokenizer.decode(tokenizer("What is your name?")["input_ids"]) == "What is your name?"
     assert tokenizer.padding_side == "left"
+
+
+def test_a_tokenizer_that_was_saved_again_is_found(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(checkpoint("words"))
+    tokenizer.save_pretrained(tmp_path)
+    assert not (tmp_path / "vocab.json").exists()
+    assert load_tokenizer(tmp_path)("What?")["input_ids"] == tokenizer("What?")["input_ids"]
 
 
 def test_an_empty_tokenizer_is_not_made_up(checkpoint: Checkpoint) -> None:

@@ -138,7 +138,7 @@ def test_a_body_that_is_not_json_is_malformed(client: httpx.Client, body: bytes)
 
 
 def test_a_body_without_its_content_type_is_refused(client: httpx.Client) -> None:
-    _problem(client.post("/talk", content=b'{"turns": []}'), 422, "invalid-body")
+    _problem(client.post("/talk", content=b'{"turns": []}'), 415, "unsupported-media")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ from pydantic_settings import SettingsConfigDict
 from shared import service
 from shared.access import MAX_BODY_BYTES
 from shared.contracts import Readiness, SlotStatus
+from shared.model_slot import ModelSlot
 from shared.settings import REPOSITORY, Port, ServiceSettings
+from shared.worker import Worker
 from tests.servers import free_port, serving
 
 START_S = 20.0
@@ -44,9 +46,11 @@ def create_app(settings: ExampleSettings, serving_model: str | None = "a-model")
         status = SlotStatus(serving=serving_model)
         return Readiness(status="not-ready" if reasons else "ready", reasons=reasons, model=status)
 
+    slot: ModelSlot[Any] = ModelSlot(Worker("loader", 1), lambda _: None, lambda _: None, "EXAMPLE_MODEL")
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield {"readiness": readiness}
+        yield {"readiness": readiness, "slot": slot}
 
     return service.create_app(settings, "An example.", lifespan=lifespan)
 
@@ -115,6 +119,47 @@ def test_what_the_walls_refuse_is_a_problem_with_a_request_id(settings: ExampleS
         assert refused.headers["X-Request-ID"] == "find-me"
 
 
+PAGE = "https://my.page"
+
+
+def test_pages_of_other_sites_may_not_call(client: httpx.Client) -> None:
+    own = str(client.base_url).rstrip("/")
+    asking = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
+    for refused in (client.options("/info", headers=asking), client.get("/info", headers={"Origin": PAGE})):
+        assert refused.status_code == 403
+        assert refused.json()["type"] == "urn:parley:problem:foreign-origin"
+        assert not [name for name in refused.headers if name.startswith("access-control")]
+    assert client.get("/info", headers={"Origin": own}).status_code == 200
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_pages_of_sites_that_are_named_may(settings: ExampleSettings, key: str | None) -> None:
+    opened = settings.model_copy(update={"api_key": key, "cors_origins": PAGE})
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "Authorization"}
+    with serving(create_app(opened)) as url, httpx.Client(base_url=url) as client:
+        allowed = client.options("/info", headers=asking | {"Origin": PAGE})
+        refused = client.options("/info", headers=asking | {"Origin": "https://evil.example"})
+        answer = client.get("/info", headers={"Origin": PAGE})
+    assert allowed.status_code == 200
+    assert allowed.headers["Access-Control-Allow-Origin"] == PAGE
+    assert allowed.headers["Access-Control-Allow-Headers"] == "Authorization"
+    assert "Access-Control-Allow-Credentials" not in allowed.headers
+    assert refused.status_code == 403
+    assert answer.status_code == (401 if key else 200)
+    assert answer.headers["Access-Control-Allow-Origin"] == PAGE  # else the page could not read why
+    assert "X-Request-ID" in answer.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 403), (KEY, 200)])
+def test_a_name_that_anybody_may_have_registered_needs_a_key(
+    settings: ExampleSettings, key: str | None, status: int
+) -> None:
+    headers = {"Host": "rebound.example"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    with serving(create_app(settings.model_copy(update={"api_key": key}))) as url:
+        assert httpx.get(f"{url}/info", headers=headers).status_code == status
+        assert httpx.get(f"{url}/health/live", headers=headers).status_code == 200
+
+
 def _command(**environment: str) -> Any:
     inherited = {name: value for name, value in os.environ.items() if name not in ExampleSettings.variables()}
     code = "from shared.service import main; from tests.shared import test_service as t; "
@@ -161,10 +206,13 @@ def _wait_until_live(url: str, process: "subprocess.Popen[str]") -> None:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("key", "warned"), [("", True), (KEY, False)])
-def test_it_serves_logs_json_and_ends_when_told_to(key: str, warned: bool) -> None:
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("0.0.0.0", "", True), ("0.0.0.0", KEY, False), ("127.0.0.1", "", False)],  # noqa: S104
+)
+def test_it_serves_logs_json_and_ends_when_told_to(host: str, key: str, warned: bool) -> None:
     port = free_port()
-    with _command(EXAMPLE_PORT=str(port), EXAMPLE_HOST="0.0.0.0", API_KEY=key)() as process:  # noqa: S104
+    with _command(EXAMPLE_PORT=str(port), EXAMPLE_HOST=host, API_KEY=key)() as process:
         try:
             _wait_until_live(f"http://127.0.0.1:{port}", process)
             httpx.get(f"http://127.0.0.1:{port}/info", headers={"X-Request-ID": "find-me"})
@@ -172,12 +220,15 @@ def test_it_serves_logs_json_and_ends_when_told_to(key: str, warned: bool) -> No
             said, logged = process.communicate(timeout=START_S)
         finally:
             process.kill()
-    assert said == ""
+    assert (process.returncode, said) == (0, "")
     lines = [json.loads(line) for line in logged.splitlines()]
     (request,) = (line for line in lines if line["message"] == "request")
     assert request["request_id"] == "find-me"
     assert request["status"] == (401 if key else 200)
-    assert any("set API_KEY" in line["message"] for line in lines) == warned
+    warnings = [line["message"] for line in lines if line["level"] == "warning"]
+    assert len(warnings) == warned
+    assert all("EVERYONE" in line and "(EXAMPLE_HOST=0.0.0.0)" in line for line in warnings)
+    assert all("set API_KEY, for example by API_KEY=$(" in line for line in warnings)
 
 
 def test_a_port_that_is_taken_is_said() -> None:

@@ -21,6 +21,7 @@ from tests.dialogue_service.talking import (
     streamed,
     text_of,
 )
+from tests.dialogue_service.talking import logged as seen_in_log
 from tests.servers import RedisServer, wait_until
 
 
@@ -94,16 +95,19 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 def test_what_fails_before_the_first_event_is_answered_with_its_status(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = start(DIALOGUE_QUEUE="1")
+    client = start(DIALOGUE_QUEUE="2")
 
     def ask(message: str, **headers: str) -> httpx.Response:
         return client.post("/chat/stream", json={"message": message}, headers=headers)
 
     talker = Talker.instead(monkeypatch, waits_at=0)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         running = pool.submit(streamed, client, "Hi", **{"Idempotency-Key": "k"})
         assert talker.began.wait(5)
         assert refusal(ask("Hi", **{"Idempotency-Key": "k"})) == (409, "idempotency-key-in-use")
+        talker.began.clear()
+        pool.submit(client.post, "/chat", json={"message": "Hi", "conversation": "other"})
+        assert talker.began.wait(5)
         overloaded = ask("Hi")
         assert refusal(overloaded) == (429, "overloaded")
         assert int(overloaded.headers["Retry-After"]) >= 1
@@ -216,14 +220,16 @@ def test_who_hangs_up_stops_the_work_and_leaves_nothing(
 
 
 def test_who_hangs_up_before_the_first_event_stops_the_work_too(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     talker = Talker.instead(monkeypatch, waits_at=1)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(streamed, client, "first")
         assert talker.began.wait(5)
         with calling(client, "/chat/stream", {"message": "gone"}, **{"X-Request-ID": "gone"}):
             pass
+        wait_until(lambda: seen_in_log(caplog, "/chat/stream") == [("POST", 499)])
         talker.go.set()
         assert first.result()[-1]["event"] == "done"
     assert chat(client, "last").status_code == 200

@@ -14,7 +14,8 @@ from dialogue_service.generation import int8
 from dialogue_service.generation.decoding import Blank
 from dialogue_service.generation.engine import Engine
 from dialogue_service.generation.job import Job, Speaker
-from dialogue_service.generation.packed import PackedModel, Piece
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import Piece
 from dialogue_service.generation.sampling import Sampling
 from shared.checkpoint import load_model, load_tokenizer
 from tests import checkpoints

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from dialogue_service.generation.candidate import OPENING
 from dialogue_service.generation.decoding import Blank, Decoding
-from dialogue_service.generation.packed import KeyValues, PackedModel
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import KeyValues
 from dialogue_service.generation.sampling import Sampling
 from shared.checkpoint import load_model
 

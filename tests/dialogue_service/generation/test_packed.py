@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dialogue_service.generation import precision
-from dialogue_service.generation.packed import KeyValues, PackedModel, causal
+from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.piece import KeyValues, causal
 from dialogue_service.generation.tree import Tree
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dialogue_service.generation.packed import KeyValues
+from dialogue_service.generation.piece import KeyValues
 from dialogue_service.generation.prefixes import Prefixes, common_length
 
 ONE = 2 * 1 * 128 * 4 * 4  # bytes of one entry: keys and values, a head, 128 positions, 4 dimensions, float32

@@ -7,12 +7,18 @@ import pytest
 import torch
 
 from dialogue_service.training.settings import TrainingSettings
+from dialogue_service.training.trainer import run
 
 PAIRS = [
     {"input": "hello", "response": "hi there friend"},
     {"input": "thanks", "response": "you are welcome"},
     {"input": "bye", "response": "see you soon"},
 ]
+
+SHAPE = {
+    **{"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2},
+    **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0),
+}
 
 WriteRows = Callable[[str, Iterable[Any]], Path]
 
@@ -39,8 +45,7 @@ def write_rows(tmp_path: Path) -> WriteRows:
 def tiny_run(tmp_path: Path, write_rows: WriteRows) -> Callable[..., TrainingSettings]:
     """Settings of a run from scratch that takes about a second; options override them."""
     sizes = tmp_path / "tiny.json"
-    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
-    sizes.write_text(json.dumps(shape | dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)))
+    sizes.write_text(json.dumps(SHAPE))
 
     def settings(name: str = "tiny", **options: Any) -> TrainingSettings:
         data = write_rows("pairs.jsonl", PAIRS)
@@ -59,3 +64,39 @@ def tiny_run(tmp_path: Path, write_rows: WriteRows) -> Callable[..., TrainingSet
         return TrainingSettings(**defaults | options)
 
     return settings
+
+
+def votes(count: int) -> list[dict[str, Any]]:
+    """As many votes: for "yes", against "no". The messages are words that the tiny model knows."""
+    words = ("hello", "thanks", "bye", "hi", "friend", "soon", "see", "you", "welcome", "there")
+    return [
+        {
+            "id": f"{number}-1",
+            "turns": [f"{words[number % 10]} {words[number // 10 % 10]}", "yes" if number % 2 else "no"],
+            "rating": "positive" if number % 2 else "negative",
+        }
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model to fine-tune; it says what PAIRS say, and a little "yes" and "no"."""
+    folder = tmp_path_factory.mktemp("models")
+    data, sizes = folder / "pairs.jsonl", folder / "tiny.json"
+    rows = [*PAIRS, *({"turns": row["turns"]} for row in votes(20))]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes.write_text(json.dumps(SHAPE))
+    run(
+        TrainingSettings(
+            data=(data,),
+            valid_data=(data,),
+            from_scratch=sizes,
+            output=folder / "base",
+            max_steps=30,
+            learning_rate=5e-3,
+            max_length=32,
+            tokens_per_batch=128,
+        )
+    )
+    return folder / "base"

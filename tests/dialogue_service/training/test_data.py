@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dialogue_service.training.data import MAX_PROBLEMS, DataError, Dialogue, hold_out, read_file, read_files
+from dialogue_service.training.data import MAX_PROBLEMS, DataError, Dialogue, merge, read_file, read_files
 from tests.dialogue_service.training.conftest import WriteRows
 
 
@@ -29,20 +29,54 @@ def test_a_json_list_reads_like_json_lines(tmp_path: Path, write_rows: WriteRows
 
 
 def test_feedback_learns_only_the_approved_last_turn(write_rows: WriteRows) -> None:
-    turns = ["hi", "hello", "bye", "what?"]
-    kept = {"turns": turns, "rating": "positive", "better_reply": None, "exchange_id": "1-0"}
-    corrected = {"turns": turns, "rating": "negative", "better_reply": "goodbye"}
-    path = write_rows(
-        "feedback.jsonl",
-        [kept, corrected, {"turns": turns, "rating": "negative"}, {"turns": turns, "rating": None}],
-    )
-    file = read_file(path, learn="all")
+    before = ["hi", "hello", "bye"]
+    rows = [
+        {"id": "1-1", "turns": [*before, "see you"], "rating": "positive", "better_reply": None},
+        {"id": "2-1", "turns": [*before, "what?"], "rating": "negative", "better_reply": "goodbye"},
+        {"id": "3-1", "turns": [*before, "never"], "rating": "negative"},
+        {"id": "4-1", "turns": [*before, "hm"], "rating": None},
+    ]
+    file = read_file(write_rows("feedback.jsonl", rows), learn="all")
     only_last = (False, False, False, True)
     assert file.dialogues == (
-        Dialogue(("hi", "hello", "bye", "what?"), only_last),
-        Dialogue(("hi", "hello", "bye", "goodbye"), only_last),
+        Dialogue((*before, "see you"), only_last),
+        Dialogue((*before, "goodbye"), only_last),
     )
+    assert [dialogue.id for dialogue in file.dialogues] == ["1-1", "2-1"]
+    assert [(thumb.turns[-1], thumb.up, thumb.id) for thumb in file.thumbs] == [
+        ("see you", True, "1-1"),
+        ("what?", False, "2-1"),
+        ("goodbye", True, "2-1"),
+        ("never", False, "3-1"),
+    ]
     assert file.unrated == 2
+
+
+def test_what_is_said_twice_counts_once_and_the_last_word_on_it_counts(write_rows: WriteRows) -> None:
+    pair, other = ["hi", "hello"], ["hi", "go away"]
+    first = write_rows(
+        "first.jsonl",
+        [
+            {"turns": ["a", "b"]},
+            {"turns": ["a", "b"]},
+            {"id": "1-1", "turns": pair, "rating": "positive"},
+            {"id": "2-1", "turns": other, "rating": "negative"},
+        ],
+    )
+    second = write_rows(
+        "second.jsonl",
+        [
+            {"turns": ["a", "b"]},
+            {"id": "3-1", "turns": pair, "rating": "negative"},
+            {"id": "4-1", "turns": other, "rating": "positive"},
+        ],
+    )
+    dialogues, thumbs = merge(read_files([first, second]))
+    assert [dialogue.turns for dialogue in dialogues] == [tuple(other), ("a", "b")]
+    assert [(thumb.turns, thumb.up, thumb.id) for thumb in thumbs] == [
+        (tuple(pair), False, "1-1"),
+        (tuple(other), True, "2-1"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +95,7 @@ def test_feedback_learns_only_the_approved_last_turn(write_rows: WriteRows) -> N
         ('{"turns": ["a", null]}', "turn 2 must be a text"),
         ('{"turns": ["a", "b"], "rating": "good"}', '"rating" must be'),
         ('{"turns": ["a", "b"], "better_reply": ""}', '"better_reply" is empty'),
+        ('{"turns": ["a", "b"], "rating": "positive", "id": 7}', '"id" must be a text'),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(write_rows: WriteRows, row: str, problem: str) -> None:
@@ -105,20 +140,3 @@ def test_text_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
     path.write_bytes(b'{"input": "a", "response": "b"}\n{"input": "caf\xe9", "response": "b"}\n')
     with pytest.raises(DataError, match=r"latin\.jsonl:2: not UTF-8"):
         read_file(path)
-
-
-def test_held_out_dialogues_are_seeded_and_apart() -> None:
-    dialogues = [Dialogue((str(number), "x"), (False, True)) for number in range(40)]
-    learned, held_out = hold_out(dialogues, 0.1, seed=3)
-    assert len(held_out) == 4
-    assert sorted(learned + held_out, key=dialogues.index) == dialogues
-    assert (learned, held_out) == hold_out(dialogues, 0.1, seed=3)
-    assert held_out != hold_out(dialogues, 0.1, seed=4)[1]
-
-
-def test_at_least_one_dialogue_on_each_side() -> None:
-    two = [Dialogue((text, "x"), (False, True)) for text in "ab"]
-    assert [len(side) for side in hold_out(two, 0.001, seed=0)] == [1, 1]
-    assert [len(side) for side in hold_out(two, 0.999, seed=0)] == [1, 1]
-    with pytest.raises(DataError, match="--valid-data"):
-        hold_out(two[:1], 0.5, seed=0)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config
 
+from dialogue_service.settings import DialogueSettings
 from dialogue_service.training.model import (
     ModelError,
     check_saved,
     create,
+    in_service,
     load,
     read_generation_config,
     read_sizes,
 )
+from shared.registry import Pointer, Registry
+from shared.settings import load as load_settings
 
 SIZES = {"vocab_size": 280, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2}
 
@@ -122,3 +127,33 @@ def test_generation_settings_are_read_and_checked(tmp_path: Path) -> None:
     path.write_text('{"temprature": 0.5}')
     with pytest.raises(ModelError, match="temprature"):
         read_generation_config(path)
+
+
+def in_service_with(monkeypatch: pytest.MonkeyPatch, **variables: object) -> tuple[str, str | None]:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"DIALOGUE_{name}", str(value))
+    return in_service(load_settings(DialogueSettings))
+
+
+def test_training_begins_with_the_model_in_service(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = tmp_path / "versions"
+    own = {"REGISTRY": versions, "STANDIN": saved, "MODEL": "no/such-model"}
+    assert in_service_with(monkeypatch, **own) == (str(saved), None), "it was never fetched"
+    assert in_service_with(monkeypatch, MODEL=saved, STANDIN="") == (str(saved), None)
+    with pytest.raises(ModelError, match="has not been fetched"):
+        in_service_with(monkeypatch, MODEL="no/such-model")
+    registry = Registry(versions)
+    with registry.saving("first", kind="model", parent=None, scores={}) as folder:
+        shutil.copytree(saved, folder, dirs_exist_ok=True)
+    registry.point(Pointer(active="first"))
+    assert in_service_with(monkeypatch) == (str(versions / "first"), None)
+    (versions / "first" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="not as it was saved"):
+        in_service_with(monkeypatch)
+
+
+def test_a_model_on_a_server_cannot_be_trained(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="--model"):
+        in_service_with(monkeypatch, GENERATOR_URL="http://127.0.0.1:9", MODEL="x", REGISTRY=saved / "none")

@@ -32,6 +32,11 @@ def test_sound_settings_pass(tiny_run: TinyRun) -> None:
         ({"max_length": 4}, "--max-length must be at least 8"),
         ({"seed": -1}, "--seed must not be negative"),
         ({"resume": True}, "nothing to resume"),
+        ({"beta": 0.0}, "--beta must be greater than 0"),
+        ({"patience": 0}, "--patience must be greater than 0"),
+        ({"lora": -1}, "--lora must be a rank"),
+        ({"method": "kto"}, "need a --model to begin with"),
+        ({"output": None}, "exactly one of an output folder and a registry"),
     ],
 )
 def test_each_contradiction_is_named(tiny_run: TinyRun, options: dict[str, Any], problem: str) -> None:
@@ -49,9 +54,11 @@ def test_all_problems_are_told_at_once(tiny_run: TinyRun) -> None:
 def test_neither_a_finished_nor_an_unfinished_model_is_overwritten(tiny_run: TinyRun) -> None:
     settings = tiny_run()
     settings.checkpoints.mkdir(parents=True)
+    settings.check()
+    settings.note.write_text("{}")
     with pytest.raises(SettingsError, match="--resume"):
         settings.check()
-    settings.checkpoints.rmdir()
+    settings.note.unlink()
     (settings.output / "card.json").write_text("{}")
     with pytest.raises(SettingsError, match="already holds a trained model"):
         settings.check()
@@ -63,3 +70,10 @@ def test_what_is_recorded_names_no_folder(tiny_run: TinyRun, tmp_path: Path) -> 
     assert "epochs" not in recorded, "max_steps stands instead of it"
     assert recorded["model"] == tmp_path.name
     assert str(tmp_path) not in str(recorded)
+
+
+def test_wider_models_take_smaller_steps_and_lora_larger_ones(tiny_run: TinyRun) -> None:
+    usual = tiny_run(learning_rate=None)
+    assert usual.peak_rate(1024) == pytest.approx(usual.peak_rate(256) / 4)
+    assert tiny_run(learning_rate=None, lora=4).peak_rate(256) == pytest.approx(10 * usual.peak_rate(256))
+    assert tiny_run(learning_rate=0.5, lora=4).peak_rate(1024) == 0.5

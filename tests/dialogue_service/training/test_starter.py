@@ -31,8 +31,7 @@ def test_it_is_whole_and_small() -> None:
 def test_its_card_names_its_data_and_its_limits() -> None:
     card = json.loads((STARTER / "card.json").read_text())
     assert card["name"] == "starter"
-    assert card["parameters"] <= 30e6
-    assert len(card["replies"]) == 100
+    assert 5e6 <= card["parameters"] <= 15e6
     assert card["scores"]["after"]["loss"] < card["scores"]["before"]["loss"]
     assert {source["licence"].split(" (")[0] for source in card["sources"]} == {
         "as this repository",
@@ -87,25 +86,6 @@ def test_it_is_never_silent_and_never_loops(
         assert (
             max(Counter(zip(*(words[start:] for start in range(4)), strict=False)).values(), default=1) == 1
         )
-
-
-@pytest.mark.parametrize(
-    ("told", "question", "value"),
-    [
-        ("My name is Korvane", "What's my name?", "Korvane"),
-        ("I live in Zuberlin", "Where do I live?", "Zuberlin"),
-        ("My dog is called Pesto", "What is my dog called?", "Pesto"),
-        ("My favorite color is teal", "What's my favorite color?", "teal"),
-    ],
-)
-def test_it_recalls_what_it_was_told_and_admits_what_it_was_not(
-    starter: tuple[PreTrainedModel, PreTrainedTokenizerBase], told: str, question: str, value: str
-) -> None:
-    between = ["That's nice to hear.", "I went hiking", "Hiking sounds like fun! Do you do it often?"]
-    for reply in sampled(*starter, [told, *between, question]):
-        assert value in reply
-    for reply in sampled(*starter, ["It rains", *between, question]):
-        assert "tell me" in reply or "told me" in reply or "don't know" in reply
 
 
 def sampled(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, turns: list[str]) -> list[str]:

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dialogue_service.training import trainer
+from dialogue_service.training.model import ModelError
 from dialogue_service.training.settings import SettingsError, TrainingSettings
 from dialogue_service.training.trainer import run
+from shared.registry import About, Registry
+from shared.settings import REPOSITORY
 from tests.dialogue_service.training.conftest import PAIRS, WriteRows
 
 TinyRun = Callable[..., TrainingSettings]
@@ -65,7 +69,9 @@ def test_the_card_is_complete(tiny_run: TinyRun, tmp_path: Path) -> None:
     assert [(file["file"], file["dialogues"]) for file in card["data"]] == [("pairs.jsonl", 3)] * 2
     assert card["training"] == {
         "steps": 8,
-        "dialogues": 3,
+        "best_step": 8,
+        "learning_rate": 5e-3,
+        "learned_from": "3 dialogues",
         "held_out_dialogues": 3,
         "left_out_too_long": 0,
     }
@@ -148,6 +154,7 @@ def test_an_existing_model_is_fine_tuned(tiny_run: TinyRun, write_rows: WriteRow
         [
             {"turns": ["hello", "go away"], "rating": "negative", "better_reply": "welcome back"},
             {"turns": ["bye", "never"], "rating": "negative", "better_reply": None},
+            {"turns": ["thanks", "you are welcome"]},
         ],
     )
     tuned = tiny_run(
@@ -164,3 +171,60 @@ def test_an_existing_model_is_fine_tuned(tiny_run: TinyRun, write_rows: WriteRow
 def test_more_tokens_than_the_model_has_room_for_are_refused(tiny_run: TinyRun) -> None:
     with pytest.raises(SettingsError, match="more than the model's 64 tokens"):
         run(tiny_run(max_length=65, tokens_per_batch=100))
+
+
+def test_the_best_model_is_kept_and_training_ends_when_it_gets_worse(
+    tiny_run: TinyRun, write_rows: WriteRows
+) -> None:
+    """Whoever learns three rows by heart soon finds other rows less likely."""
+    other = write_rows("other.jsonl", [{"input": "hello", "response": "you are welcome"}] * 2)
+    options = {"valid_data": (other,), "max_steps": 400, "checkpoint_every": 5, "patience": 2}
+    card = run(tiny_run(**options))
+    steps, best = card["training"]["steps"], card["training"]["best_step"]
+    assert best + 2 * 5 == steps < 400
+    at_the_end = run(tiny_run("end", **options | {"max_steps": steps, "checkpoint_every": steps}))
+    assert at_the_end["training"]["best_step"] == steps
+    assert card["scores"]["after"]["loss"] < at_the_end["scores"]["after"]["loss"]
+
+
+def test_lora_memorises_three_rows_too_and_leaves_an_ordinary_model(tiny_run: TinyRun) -> None:
+    starter = REPOSITORY / "models" / "starter"
+    settings = tiny_run(from_scratch=None, model=str(starter), lora=8, max_steps=40, checkpoint_every=40)
+    card = run(settings)
+    assert card["scores"]["after"]["loss"] < 0.1 < card["scores"]["before"]["loss"]
+    assert "peft" in card["versions"]
+    assert weights(settings.output).keys() == weights(starter).keys()
+    for pair in PAIRS:
+        assert greedy_reply(settings.output, pair["input"]) == pair["response"]
+
+
+def test_progress_is_told_step_by_step(tiny_run: TinyRun) -> None:
+    told: list[tuple[int, int]] = []
+    run(tiny_run(), on_step=lambda step, steps: told.append((step, steps)))
+    assert told == [(step, 8) for step in range(9)]
+
+
+def test_a_version_is_saved_in_the_registry_with_its_parent(
+    tiny_run: TinyRun, base: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "versions"
+    settings = tiny_run(output=None, registry=folder, from_scratch=None, model=str(base))
+    with pytest.raises(SettingsError, match="--name"):
+        run(settings)
+    settings = replace(settings, name="first")
+    card = run(settings)
+    registry = Registry(folder)
+    assert (registry.folder("first") / "card.json").exists()
+    about = registry.versions()["first"]
+    assert isinstance(about, About)
+    assert (about.parent, about.scores) == ("base", card["scores"])
+    assert [path.name for path in folder.iterdir()] == ["first"]
+
+
+def test_a_model_that_talks_by_a_chat_template_is_refused(
+    tiny_run: TinyRun, base: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(base, tmp_path / "chatty")
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(ModelError, match="chat template"):
+        run(tiny_run(from_scratch=None, model=str(other)))

@@ -87,3 +87,30 @@ def test_a_stream_that_breaks_off_is_asked_for_as_a_whole_and_nothing_is_said_tw
     expect(page.get_by_role("button", name="positive")).to_be_visible()
     wait_until(lambda: messages(client) == ["Hi"])
     expect(page.locator(".problem")).to_have_count(0)
+
+
+def test_with_a_key_the_page_asks_for_it_and_the_tab_keeps_it(
+    start: Start, intents: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = Talker.instead(monkeypatch)
+    client = start(DIALOGUE_INTENT_URL=intents, API_KEY="sesame")
+    client.headers["Authorization"] = "Bearer sesame"
+    with browsing(str(client.base_url)) as page:
+        for wrong, said in (("open", "not the key"), ("ключ", "Is it the key?")):
+            page.get_by_label("API key").fill(wrong)
+            page.get_by_role("button", name="Open").click()
+            expect(page.get_by_role("alert")).to_contain_text(said)
+        page.get_by_label("API key").fill("sesame")
+        page.get_by_role("button", name="Open").click()
+        say(page, "Hi")
+        expect(page.locator(".theirs")).to_contain_text("".join(talker.pieces))
+        page.get_by_role("button", name="positive").click()
+        expect(page.get_by_role("button", name="positive")).to_have_attribute("aria-pressed", "true")
+
+        page.reload()
+        expect(page.locator(".own")).to_have_text("Hi")
+        expect(page.get_by_label("API key")).to_have_count(0)
+        page.evaluate("sessionStorage.setItem('key', 'changed')")
+        say(page, "Hi again")
+        expect(page.get_by_label("API key")).to_be_visible()
+    assert messages(client) == ["Hi"]

@@ -1,13 +1,15 @@
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from intent_service.classifiers import encoder as encoders
 from intent_service.classifiers import precision
 from intent_service.classifiers.encoder import SentenceEncoder, read_recipe
 from shared.hub import ModelUnavailable
@@ -194,3 +196,23 @@ def test_bits_that_are_missed_are_given_back(
     monkeypatch.setattr(precision, "_SAME", 1.1)
     exact = SentenceEncoder.load(minilm, fast=True)
     torch.testing.assert_close(exact.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6, rtol=0)
+
+
+def test_little_work_is_not_shared_among_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    had = []
+
+    def seen(self: SentenceEncoder, texts: Sequence[str]) -> Tensor:
+        had.append(torch.get_num_threads())
+        return torch.ones(len(texts), 4)
+
+    monkeypatch.setattr(SentenceEncoder, "vectors", seen)
+    loaded, before = SentenceEncoder.load(folder), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(encoders, "_DIVIDED", 100 * loaded._layers // 4)
+        loaded.encode(["a" * 96])
+        loaded.encode(["a" * 104])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert had == [1, 2]

@@ -1,0 +1,129 @@
+"""Learning from thumbs alone: preference tuning by KTO (Ethayarajh et al. 2024, arXiv:2402.01306).
+
+KTO needs no pairs: each thumb says of one reply whether it was wanted. The loss raises wanted replies and
+lowers unwanted ones against the model that training began with, so that little else changes.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+from dialogue_service.training.data import Dialogue, Thumb
+from dialogue_service.training.rows import IGNORED, Row, collate, encode
+
+BATCH = 8
+
+
+def encode_thumb(thumb: Thumb, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Row | None:
+    """The turns and the reply as a row in which the reply is learned; None where they do not fit."""
+    said = [False] * (len(thumb.turns) - 1)
+    return encode(Dialogue(thumb.turns, (*said, True)), tokenizer, max_length)
+
+
+def agreement(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thumbs: Sequence[Thumb], max_length: int
+) -> float | None:
+    """How often the model finds a reply with thumbs up more probable than one with thumbs down.
+
+    Over all such pairs, by the mean log probability of a reply's tokens; 0.5 is chance (the area under the
+    ROC curve). None without thumbs of both kinds.
+    """
+    rows = [(encode_thumb(thumb, tokenizer, max_length), thumb.up) for thumb in thumbs]
+    fit = [(row, up) for row, up in rows if row is not None]
+    scores = mean_log_probabilities(model, [row for row, _ in fit])
+    above = [score for score, (_, up) in zip(scores, fit, strict=True) if up]
+    below = [score for score, (_, up) in zip(scores, fit, strict=True) if not up]
+    if not above or not below:
+        return None
+    wins = sum((high > low) + 0.5 * (high == low) for high in above for low in below)
+    return round(wins / (len(above) * len(below)), 4)
+
+
+def mean_log_probabilities(model: PreTrainedModel, rows: Sequence[Row]) -> list[float]:
+    """For each row the mean log probability (nats) of its learned tokens."""
+    model.train(False)
+    scores: list[float] = []
+    for begin in range(0, len(rows), BATCH):
+        batch = collate(rows[begin : begin + BATCH], pad_id=0)
+        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        labels = inputs.pop("labels")[:, 1:]
+        with torch.no_grad():
+            logits = model(**inputs).logits[:, :-1].float()
+        learned = labels != IGNORED
+        chosen = logits.gather(2, labels.clamp_min(0)[..., None])[..., 0] - logits.logsumexp(-1)
+        scores += ((chosen * learned).sum(1) / learned.sum(1)).tolist()
+    return scores
+
+
+def examples(
+    thumbs: Sequence[Thumb], tokenizer: PreTrainedTokenizerBase, max_length: int, seed: int
+) -> list[dict[str, Any]]:
+    """What TRL's KTO trainer computes with, shuffled by `seed`.
+
+    Every prompt also gets the reply to another one (`KL_completion_ids`), by which KTO estimates how far the
+    model has moved from where it began.
+    """
+    made: list[dict[str, Any]] = []
+    for thumb in thumbs:
+        if row := encode_thumb(thumb, tokenizer, max_length):
+            said, ids = sum(label == IGNORED for label in row.labels), list(row.input_ids)
+            made.append({"prompt_ids": ids[:said], "completion_ids": ids[said:], "label": thumb.up})
+    random.Random(seed).shuffle(made)  # noqa: S311 - a seeded shuffle, no secret
+    for example, other in zip(made, [*made[-1:], *made], strict=False):
+        example["KL_completion_ids"] = other["completion_ids"]
+    return made
+
+
+def _balance(learned: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Weights by which both kinds count alike, however many there are of each (eq. 8 of the paper)."""
+    up = sum(example["label"] for example in learned)
+    down = len(learned) - up
+    return {"desirable_weight": max(1.0, down / up), "undesirable_weight": max(1.0, up / down)}
+
+
+def trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    learned: list[dict[str, Any]],
+    held_out: list[dict[str, Any]],
+    beta: float,
+    arguments: dict[str, Any],
+) -> Trainer:
+    """TRL's, over `examples`; the model may be a PeftModel, `arguments` are those of TrainingArguments.
+
+    beta: how firmly the model is held to what it was.
+    """
+    # Imported here because it takes seconds that only who tunes by thumbs should spend.
+    from datasets import Dataset, disable_progress_bars
+    from trl.trainer.kto_config import KTOConfig
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    class _Tokenized(KTOTrainer):
+        """Takes token ids as they are: TRL's own reading would take a typed special token for one."""
+
+        def _prepare_dataset(self, dataset: Dataset, *_: object) -> Dataset:
+            return dataset
+
+    disable_progress_bars()
+    config = KTOConfig(
+        **arguments,
+        per_device_train_batch_size=BATCH,
+        per_device_eval_batch_size=BATCH,
+        bf16=False,
+        beta=beta,
+        **_balance(learned),
+        precompute_ref_log_probs=True,  # then no second copy of the model is needed
+        activation_checkpointing=False,
+        max_length=None,
+    )
+    made: Trainer = _Tokenized(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(learned),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
+        processing_class=tokenizer,
+    )
+    return made
