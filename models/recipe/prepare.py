@@ -2,8 +2,7 @@
 
 Usage: python models/recipe/prepare.py CORPORA OUTPUT. CORPORA is a folder with ms-chitchat,
 synthetic-persona-chat, self-dialogue and topical-chat, each holding train.jsonl and valid.jsonl of
-{"turns": [...]} rows; OUTPUT gets copy.jsonl and recall.jsonl to begin with, train.jsonl,
-smalltalk.jsonl to end with, and valid.jsonl.
+{"turns": [...]} rows; OUTPUT gets copy.jsonl, recall.jsonl, train.jsonl and valid.jsonl.
 """
 
 import json
@@ -24,7 +23,6 @@ AUTHORED = {"train": 40_000, "valid": 150}
 RECALL = {"train": 36_000, "valid": 150}
 COPY = 8_000
 COPY_FIRST = 30_000  # learned before anything else
-SMALL_TALK_LAST = 30_000  # learned more of in the end
 CHITCHAT_PASSES = {"train": 3, "valid": 1}  # each pass draws other replies
 CORPUS_PASSES = {"train": 2, "valid": 1}
 WINDOWS = {  # corpus: (most words in a turn, windows to take for training, for validation)
@@ -54,7 +52,6 @@ def main(corpora: Path, output: Path) -> None:
     No training dialogue holds a name of a person, a pet or a place that is held out for tests.
     """
     output.mkdir(parents=True, exist_ok=True)
-    write(output / "smalltalk.jsonl", small_talk(corpora))
     for split in ("train", "valid"):
         seed = SEED + (split == "valid")
         talk = SmallTalk(chitchat_wordings(corpora, split), seed)
@@ -83,14 +80,6 @@ def main(corpora: Path, output: Path) -> None:
         for source, found in sources.items():
             count = sum(len(turn.split()) for turns in found for turn in turns)
             print(f"{split}, {source}: {len(found)} dialogues, {count} words")
-
-
-def small_talk(corpora: Path) -> list[list[str]]:
-    """Draw small talk alone, for the last run."""
-    talk = SmallTalk(chitchat_wordings(corpora, "train"), SEED + 2)
-    pairs = [pair for _ in range(CHITCHAT_PASSES["train"]) for pair in talk.pairs()]
-    names = Recall(talk.aside, SEED).names(held_out=True)
-    return without(names, [*pairs, *(talk.dialogue() for _ in range(SMALL_TALK_LAST))])
 
 
 def without(names: Set[str], dialogues: Sequence[list[str]]) -> list[list[str]]:
