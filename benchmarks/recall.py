@@ -189,9 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 Written by `make bench-recall` on {time.strftime("%Y-%m-%d")}: {len(answered)} generated conversations,
 one half with a value told (a name, a home, a pet's or a relative's name, a favorite thing), one half without.
 The values are in no training dialogue of models/recipe. Between telling and question the person makes small
-talk, or tells something else, and the model answers itself: {CANDIDATES} candidates, 8-bit weights, as
-served. Right: the reply to the question names the value. Invented: nothing was told, and the reply does not say so.
-"before" is the edition that it is compared with (`--against`).
+talk, or tells something else, and the model answers itself: {CANDIDATES} candidates, as the service samples,
+with 8-bit weights. Right: the reply to the question names the value. Invented: nothing was told, and the
+reply does not say so. "before" is the edition that it is compared with (`--against`).
 
 {table(head, rows)}
 
