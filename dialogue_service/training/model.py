@@ -137,7 +137,7 @@ def create(config: PreTrainedConfig, texts: Iterable[str]) -> tuple[PreTrainedMo
     config.vocab_size = len(tokenizer)
     config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     config.pad_token_id = None
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     return model, tokenizer
 
 
