@@ -49,6 +49,9 @@ bench-generation: $(VENV)/installed ## Measure how fast replies come; writes ben
 bench-replies: $(VENV)/installed ## Measure how good replies are; writes benchmarks/replies.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.replies --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 
+bench-recall: $(VENV)/installed ## Measure whether the starter uses what it was told; writes benchmarks/recall.md (DATA=folder)
+	@$(BIN)/python -m benchmarks.recall --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
+
 bench-learning: $(VENV)/installed ## Measure what thumbs teach; writes benchmarks/learning.md (DATA=folder)
 	@$(BIN)/python -m benchmarks.learning --data $(or $(DATA),../shared/data/dialogue) $(ARGS)
 

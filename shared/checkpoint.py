@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-# Transformers imports these two, and with them a thousand modules, while it loads a first model. An import
+# Transformers imports these, and with them a thousand modules, while it loads a first model. An import
 # holds the interpreter, and the event loop with it, for up to 0.3 s: better before a service listens.
 import torch.distributed.tensor
 import transformers
 import transformers.models.gpt2.modeling_gpt2
+import transformers.models.llama.modeling_llama
 
 from shared import model_folder
 from shared.hub import ModelUnavailable

@@ -140,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, help="folder for the model, instead of a version in DIALOGUE_REGISTRY")
     add("--model", help="fine-tune this folder or hub id (the model in service)")
     add("--revision", help="branch, tag or commit of --model on the hub")
-    add("--from-scratch", type=Path, help="or make a new GPT-2 of the sizes in this JSON file")
+    add("--from-scratch", type=Path, help="or make a new model of the sizes in this JSON file")
+    add("--induction", action="store_true", help="give the new model heads that can copy from the start")
     add("--method", choices=("sft", "kto"), help=f"say replies, or learn from thumbs ({default.method})")
     add(
         "--lora", type=int, help=f"rank of the matrices learned instead of the weights ({default.lora}: none)"

@@ -1,4 +1,4 @@
-"""The model and tokenizer a run starts from: an existing one, or a new GPT-2 with its own vocabulary.
+"""The model and tokenizer a run starts from: an existing one, or a new one with its own vocabulary.
 
 And LoRA around an existing one.
 """
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -29,7 +32,14 @@ from shared.hub import ModelUnavailable
 from shared.registry import CONFIGURED, Registry
 
 END_OF_TEXT = "<|endoftext|>"
-SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+SIZES = (
+    "vocab_size",
+    "max_position_embeddings",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+"""What must be given of a new model, by transformers' common names; GPT-2 has its own (n_embd, ...)."""
 
 
 class ModelError(ValueError):
@@ -81,38 +91,54 @@ def load(source: str, revision: str | None = None) -> tuple[PreTrainedModel, Pre
     return model, tokenizer
 
 
-def read_sizes(path: Path) -> dict[str, Any]:
-    """Read the file of `--from-scratch`: the `SIZES`, and optionally other settings of a `GPT2Config`."""
-    sizes = _read_object(path, known=GPT2Config().to_dict())
-    if not all(type(sizes.get(name)) is int and sizes[name] > 0 for name in SIZES):
-        raise ModelError(f"{path}: needs the positive whole numbers {', '.join(SIZES)}")
-    if sizes["n_embd"] % sizes["n_head"]:
-        raise ModelError(
-            f"{path}: n_embd ({sizes['n_embd']}) must be a multiple of n_head ({sizes['n_head']})"
-        )
-    if sizes["vocab_size"] < 257:
+def read_sizes(path: Path) -> PreTrainedConfig:
+    """Read the file of `--from-scratch`: settings of a transformers configuration, its `SIZES` among them.
+
+    `model_type` says which architecture they are of; without it they are GPT-2's.
+    """
+    values = _read_object(path)
+    kind = values.pop("model_type", "gpt2")
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{path}: transformers has no causal language model of model_type {kind}")
+    _refuse_unknown(path, values, known=CONFIG_MAPPING[kind]().to_dict())
+    own = CONFIG_MAPPING[kind].attribute_map
+    sizes = {own.get(name, name): values.get(own.get(name, name)) for name in SIZES}
+    if not all(type(size) is int and size > 0 for size in sizes.values()):
+        raise ModelError(f"{path}: needs the positive whole numbers {', '.join(sizes)}")
+    try:
+        config: PreTrainedConfig = AutoConfig.for_model(kind, **values)
+    except StrictDataclassError as error:
+        raise ModelError(f"{path}: {' '.join(str(error).split())}") from error
+    if config.hidden_size % config.num_attention_heads:
+        width, heads = (own.get(name, name) for name in ("hidden_size", "num_attention_heads"))
+        raise ModelError(f"{path}: {width} ({values[width]}) must be a multiple of {heads} ({values[heads]})")
+    if config.vocab_size < 257:
         raise ModelError(
             f"{path}: vocab_size must be at least 257, one token per byte and the end-of-text token"
         )
-    return sizes
+    return config
 
 
 def read_generation_config(path: Path | None) -> GenerationConfig | None:
     """Read how the model should be sampled; None for no file. Raises `ModelError` for unknown settings."""
     if path is None:
         return None
-    return GenerationConfig.from_dict(_read_object(path, known=GenerationConfig.from_dict({}).to_dict()))
+    values = _read_object(path)
+    _refuse_unknown(path, values, known=GenerationConfig.from_dict({}).to_dict())
+    return GenerationConfig.from_dict(values)
 
 
-def create(sizes: dict[str, Any], texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Make a GPT-2 of these sizes with random weights, and a byte-level BPE vocabulary learned from `texts`.
+def create(config: PreTrainedConfig, texts: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Make a model of this configuration with random weights, and a byte-level BPE vocabulary from `texts`.
 
     The vocabulary is smaller than asked for when the texts do not hold that many pairs.
     """
-    tokenizer = _train_tokenizer(texts, sizes["vocab_size"], sizes["n_positions"])
-    end = tokenizer.eos_token_id
-    config = GPT2Config(**{**sizes, "vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end})
-    return GPT2LMHeadModel(config), tokenizer
+    tokenizer = _train_tokenizer(texts, config.vocab_size, config.max_position_embeddings)
+    config.vocab_size = len(tokenizer)
+    config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = None
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model, tokenizer
 
 
 def with_lora(model: PreTrainedModel, rank: int) -> Any:
@@ -140,22 +166,26 @@ def check_saved(folder: Path) -> None:
         raise ModelError(f"{folder}: not finite: {', '.join(infinite)}; try --save-dtype fp32")
 
 
-def _read_object(path: Path, known: Iterable[str]) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{path}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path}: must be a JSON object")
+    return values
+
+
+def _refuse_unknown(path: Path, values: dict[str, Any], known: Iterable[str]) -> None:
     if unknown := sorted(values.keys() - set(known)):
         raise ModelError(f"{path}: unknown settings: {', '.join(unknown)}")
-    return values
 
 
 def _train_tokenizer(texts: Iterable[str], vocab_size: int, longest: int) -> PreTrainedTokenizerBase:
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    # A word has the same tokens wherever it stands, first in a turn too: it can be found again and copied.
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     bpe.train_from_iterator(
         texts,
         trainers.BpeTrainer(

@@ -24,9 +24,10 @@ class SettingsError(ValueError):
 class TrainingSettings:
     """The options of a run.
 
-    `model` is a folder or hub id to fine-tune (`revision` of it), `from_scratch` a JSON file of GPT-2 sizes;
-    one of them is given. So is one of `output`, a folder for the model, and `registry`, the folder in which
-    it becomes the version `name`. `method`: sft learns to say replies, kto learns from thumbs (see `thumbs`).
+    `model` is a folder or hub id to fine-tune (`revision` of it), `from_scratch` a JSON file of sizes
+    (perhaps with `induction`); one of them is given. So is one of `output`, a folder for the model, and
+    `registry`, the folder in which it becomes the version `name`. `method`: sft learns to say replies, kto
+    learns from thumbs (see `thumbs`).
     `lora` is the rank of the matrices that are learned instead of the weights (Hu et al. 2021,
     arXiv:2106.09685), 0 for all weights. Lengths count tokens, `warmup` and `valid_fraction` are shares
     between 0 and 1, `max_steps` stands instead of `epochs`. After `checkpoint_every` steps, or each pass over
@@ -40,6 +41,7 @@ class TrainingSettings:
     model: str | None = None
     revision: str | None = None
     from_scratch: Path | None = None
+    induction: bool = False
     valid_data: tuple[Path, ...] = ()
     valid_fraction: float = 0.1
     method: Method = "sft"
@@ -123,6 +125,8 @@ class TrainingSettings:
     def _source_problems(self) -> Iterator[str]:
         if (self.model is None) == (self.from_scratch is None):
             yield "give exactly one of --model (fine-tune it) and --from-scratch (sizes of a new model)"
+        if self.induction and self.from_scratch is None:
+            yield "--induction is for a new model: give it with --from-scratch"
         if self.from_scratch and (self.method == "kto" or self.lora):
             yield "--method kto and --lora need a --model to begin with, not --from-scratch"
         if not self.data:

@@ -27,6 +27,7 @@ from transformers import (
 
 from dialogue_service.training import card, sft, thumbs
 from dialogue_service.training.corpus import Corpus, gather
+from dialogue_service.training.induction import plant
 from dialogue_service.training.model import (
     check_saved,
     create,
@@ -151,6 +152,8 @@ def _start(
     elif settings.from_scratch is not None:
         texts = chain.from_iterable(dialogue.turns for dialogue in corpus.learned)
         model, tokenizer = create(read_sizes(settings.from_scratch), texts)
+        if settings.induction:
+            plant(model)
     window = getattr(model.config, "max_position_embeddings", None)
     if window is not None and settings.max_length > window:
         raise SettingsError(f"--max-length ({settings.max_length}) is more than the model's {window} tokens")

@@ -10,26 +10,6 @@ import yaml
 Exchange = tuple[str, str]
 
 HERE = Path(__file__).parent
-SYLLABLES = (
-    "ba",
-    "do",
-    "fi",
-    "ka",
-    "lo",
-    "mi",
-    "na",
-    "ri",
-    "sa",
-    "te",
-    "vo",
-    "zu",
-    "el",
-    "or",
-    "an",
-    "ja",
-    "ge",
-    "pu",
-)
 
 
 class SmallTalk:
@@ -51,29 +31,32 @@ class SmallTalk:
         self.scripts: list[list[dict[str, Any]]] = topics["scripts"]
         self.identity: list[dict[str, Any]] = topics["identity"]
         self.smalltalk: list[dict[str, Any]] = topics["smalltalk"]
-        self.names: dict[str, list[str]] = topics["names"]
         self.random = random.Random(seed)  # noqa: S311 - seeded data, no secret
 
     def pairs(self) -> list[list[str]]:
         """Return every known wording once, with one of its scenario's replies."""
         return [
-            [self._noisy(wording), self.random.choice(self.replies[scenario])]
+            [noisy(wording, self.random), self.random.choice(self.replies[scenario])]
             for scenario, texts in self.wordings.items()
             for wording in texts
         ]
 
     def dialogue(self) -> list[str]:
         """Draw a dialogue of one to about ten exchanges."""
+        alone = self.random.random() < 0.15
+        exchanges = self._single() if alone else [*self._opening(), *self._middle(), *self._closing()]
+        return [turn for user, bot in exchanges for turn in (noisy(user, self.random), bot)]
+
+    def aside(self) -> list[Exchange]:
+        """Draw one or two exchanges about anything."""
         kind = self.random.random()
-        if kind < 0.10:
-            exchanges = self._single()
-        elif kind < 0.30:
-            exchanges = self._name_dialogue()
-        elif kind < 0.45:
-            exchanges = [self._echo()]
-        else:
-            exchanges = [*self._opening(), *self._middle(), *self._closing()]
-        return [turn for user, bot in exchanges for turn in (self._noisy(user), bot)]
+        return (
+            self._opening()[:1] or self._single()
+            if kind < 0.2
+            else self._script()[:2]
+            if kind < 0.7
+            else self._single()
+        )
 
     def _middle(self) -> list[Exchange]:
         exchanges: list[Exchange] = []
@@ -98,7 +81,7 @@ class SmallTalk:
 
     def _single(self) -> list[Exchange]:
         kind = self.random.random()
-        if kind < 0.45:
+        if kind < 0.45 and self.wordings:
             scenario = self.random.choice(list(self.wordings))
             return [(self.random.choice(self.wordings[scenario]), self.random.choice(self.replies[scenario]))]
         return [self._exchange(self.random.choice(self.identity if kind < 0.65 else self.smalltalk))]
@@ -113,36 +96,6 @@ class SmallTalk:
             exchanges[0] = (self.random.choice(self.leads) + user, bot)
         return exchanges
 
-    def _name_dialogue(self) -> list[Exchange]:
-        ask = self.random.choice(self.names["ask"])
-        between = [*self._opening(), *(self._script() if self.random.random() < 0.5 else self._single())]
-        if self.random.random() < 0.3:
-            return [*between, (ask, self.random.choice(self.names["unknown"]))]
-        name = {
-            "name": self.random.choice(self.names["known"])
-            if self.random.random() < 0.6
-            else self._new_name()
-        }
-        told = (
-            self.random.choice(self.names["tell"]).format(**name),
-            self.random.choice(self.names["greet"]).format(**name),
-        )
-        recalled = (ask, self.random.choice(self.names["recall"]).format(**name))
-        return [told, *between, recalled] if self.random.random() < 0.7 else [told, recalled]
-
-    def _echo(self) -> Exchange:
-        """Ask for words to be repeated: practice in copying, which recalling a name needs."""
-        known = [*self.names["known"], *(word for words in self.words.values() for word in words)]
-        count = self.random.randint(2, 5)
-        words = " ".join(
-            self.random.choice(known) if self.random.random() < 0.5 else self._new_name()
-            for _ in range(count)
-        )
-        return self.random.choice(self.names["repeat"]).format(words=words), words
-
-    def _new_name(self) -> str:
-        return "".join(self.random.choices(SYLLABLES, k=self.random.choice((2, 2, 3)))).capitalize()
-
     def _exchange(
         self, step: Mapping[str, Sequence[str]], chosen: Mapping[str, str] | None = None
     ) -> Exchange:
@@ -152,15 +105,16 @@ class SmallTalk:
         slots = {**chosen, **{name.capitalize(): word[0].upper() + word[1:] for name, word in chosen.items()}}
         return user.format(**slots), bot.format(**slots)
 
-    def _noisy(self, text: str) -> str:
-        """Write a user's line as people type: sometimes without capitals, apostrophes or the final mark."""
-        kind = self.random.random()
-        if kind < 0.25:
-            text = text.lower()
-        if kind < 0.1:
-            text = text.replace("'", "")
-        if self.random.random() < 0.2:
-            text = text.rstrip(".!?") or text
-        elif text[-1].isalnum() and self.random.random() < 0.35:
-            text += self.random.choice((".", ".", "!"))
-        return text
+
+def noisy(text: str, draw: random.Random) -> str:
+    """Write a user's line as people type: sometimes without capitals, apostrophes or the final mark."""
+    kind = draw.random()
+    if kind < 0.25:
+        text = text.lower()
+    if kind < 0.1:
+        text = text.replace("'", "")
+    if draw.random() < 0.2:
+        text = text.rstrip(".!?") or text
+    elif text[-1] not in ".!?" and draw.random() < 0.35:
+        text += draw.choice((".", ".", "!"))
+    return text

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config
 
 from dialogue_service.settings import DialogueSettings
 from dialogue_service.training.model import (
@@ -26,7 +27,7 @@ SIZES = {"vocab_size": 280, "n_positions": 16, "n_embd": 8, "n_layer": 1, "n_hea
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     folder = tmp_path / "saved"
-    for part in create(SIZES, ["hello there"]):
+    for part in create(GPT2Config(**SIZES), ["hello there"]):
         part.save_pretrained(folder)
     return folder
 
@@ -79,6 +80,10 @@ def test_a_model_name_that_is_neither_folder_nor_hub_id_is_refused() -> None:
         ({"n_layer": 1.5}, "positive whole numbers"),
         ({"layers": 3}, "unknown settings: layers"),
         ({"vocab_size": 100}, "at least 257"),
+        ({"model_type": "nothing"}, "no causal language model of model_type nothing"),
+        ({"model_type": "t5"}, "no causal language model of model_type t5"),
+        ({"model_type": "llama"}, "unknown settings: n_embd, n_head, n_layer, n_positions"),
+        ({"embd_pdrop": "much"}, "embd_pdrop"),
     ],
 )
 def test_bad_sizes_are_named(tmp_path: Path, content: str | dict[str, Any], problem: str) -> None:
@@ -87,6 +92,30 @@ def test_bad_sizes_are_named(tmp_path: Path, content: str | dict[str, Any], prob
     with pytest.raises(ModelError) as caught:
         read_sizes(path)
     assert problem in str(caught.value)
+
+
+def test_any_architecture_can_be_made(tmp_path: Path) -> None:
+    sizes = {
+        "model_type": "qwen2",
+        "vocab_size": 280,
+        "max_position_embeddings": 16,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    path = tmp_path / "sizes.json"
+    path.write_text(json.dumps(sizes))
+    model, tokenizer = create(read_sizes(path), ["hello there"])
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_word_has_the_same_tokens_wherever_it_stands() -> None:
+    _, tokenizer = create(GPT2Config(**SIZES), ["hello there"])
+    first, later = tokenizer("Zalko")["input_ids"], tokenizer("I'm Zalko")["input_ids"]
+    assert later[-len(first) :] == first
 
 
 def test_generation_settings_are_read_and_checked(tmp_path: Path) -> None:

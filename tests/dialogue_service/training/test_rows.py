@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GPT2Config, PreTrainedTokenizerBase
 
 from dialogue_service.training.data import Dialogue
 from dialogue_service.training.model import create
@@ -9,7 +9,7 @@ from dialogue_service.training.rows import IGNORED, Row, batches, collate, encod
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerBase:
-    sizes = {"vocab_size": 280, "n_positions": 64, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    sizes = GPT2Config(vocab_size=280, n_positions=64, n_embd=8, n_layer=1, n_head=1)
     return create(sizes, ["hello there", "how are you"])[1]
 
 

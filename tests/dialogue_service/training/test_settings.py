@@ -17,6 +17,7 @@ def test_sound_settings_pass(tiny_run: TinyRun) -> None:
     ("options", "problem"),
     [
         ({"from_scratch": None}, "exactly one of --model"),
+        ({"from_scratch": None, "model": "m", "induction": True}, "--induction is for a new model"),
         ({"model": "some/model"}, "exactly one of --model"),
         ({"data": ()}, "--data needs"),
         ({"data": (Path("nowhere.jsonl"),)}, "nowhere.jsonl: no such file"),
