@@ -18,6 +18,7 @@ ANSWER_S = 5.0
 """How long Redis may take to answer one command."""
 _CONNECT_S = 2.0
 _RETRY_AFTER_S = 2
+_QUOTES_NOTHING = ("MISCONF", "NOREPLICAS")
 
 
 class Client(Redis):
@@ -52,8 +53,10 @@ class Client(Redis):
         """None: Redis does not answer, and nobody knows why."""
         if isinstance(error, BusyLoadingError):
             return "Redis is still reading its memory from the disk. Send it again in a moment."
-        if isinstance(error, ResponseError):  # Redis' own reason, such as a full disk
-            return f"Redis refused: {error}"
+        if isinstance(error, ResponseError):
+            # Redis' own reason, such as a full disk; that of a faulty command may quote what it was given.
+            quotes = type(error) is ResponseError and not str(error).startswith(_QUOTES_NOTHING)
+            return "Redis refused the command." if quotes else f"Redis refused: {error}"
         if self._folder and (fault := await asyncio.to_thread(disk.fault, self._folder)):
             return f"Redis cannot write to {self._folder}: {fault}. Correct that, then send it again."
         return None

@@ -14,6 +14,7 @@ from shared.contracts import Label, Text
 
 SHIPPED = Path(__file__).with_name("intents.yaml")
 UNKNOWN = "unknown"
+_MAX_BYTES = 4 * 2**20
 
 
 class CatalogIntent(BaseModel):
@@ -87,6 +88,8 @@ def unusable(labels: Sequence[str]) -> tuple[int, str] | None:
 def load(path: Path) -> Catalog:
     """Read the catalogue at `path`. Raises CatalogFault."""
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise CatalogFault(path, 1, "is larger than 4 MiB")
         reader = _Reader(path.read_text(encoding="utf-8"))
         root = reader.get_single_node()
         content = reader.construct_document(root) if root else None
@@ -95,6 +98,8 @@ def load(path: Path) -> Catalog:
         raise CatalogFault(path, 1, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise CatalogFault(path, 1, "is not UTF-8 text") from None
+    except RecursionError:
+        raise CatalogFault(path, 1, "is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise CatalogFault(path, line, f"is not YAML: {error.problem}") from None
@@ -110,7 +115,19 @@ def load(path: Path) -> Catalog:
 
 
 class _Reader(yaml.SafeLoader):
-    """Refuses a key that a mapping has twice, where YAML's own loader silently takes the last."""
+    """Says where a mistake is that YAML's own loader overlooks or only stumbles over.
+
+    It silently takes the last of two equal keys, and lets the error of a date that there is not escape.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                problem=f"this is no {kind}; put it in quotes if it is text", problem_mark=node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

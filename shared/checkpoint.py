@@ -1,5 +1,6 @@
 """Loads a model from a folder, strictly: safetensors only, nothing missing, no foreign code, no network."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.distributed.tensor
 import transformers
 import transformers.models.gpt2.modeling_gpt2
 
+from shared import model_folder
 from shared.hub import ModelUnavailable
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -27,6 +29,8 @@ def load_model(
     that begin with `harmless`. Not for two threads at once: transformers' loading is not safe for that.
     Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
     """
+    model_folder.check_files(folder)
+    _check_config(auto_class, folder)
     model, report = auto_class.from_pretrained(
         folder,
         dtype=dtype,
@@ -46,8 +50,20 @@ def load_model(
     return model.eval()
 
 
+def _check_config(auto_class: Any, folder: Path) -> None:
+    """Refuse a config that describes another size of model than the weights have. Raises as `load_model`."""
+    model_folder.check_counts(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):  # the shapes alone, without memory
+        shapes = auto_class.from_config(config)
+    numbers = (part.numel() for part in itertools.chain(shapes.parameters(), shapes.buffers()))
+    model_folder.check_size(sum(numbers), folder)
+
+
 def load_tokenizer(folder: Path, **options: Any) -> Any:
     """The tokenizer in `folder`. Where there is none transformers makes up an empty one: ModelUnavailable."""
+    model_folder.check_files(folder)
+    model_folder.check_tokenizer(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, **options
     )

@@ -6,7 +6,7 @@ Callers of either service see the same shapes; their examples appear in OpenAPI.
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, PlainSerializer, StrictBool
 
 MAX_TEXT_CHARS = 4000
 MAX_LABELS = 100
@@ -207,7 +207,7 @@ class Models(SlotStatus):
 
 
 Activate = Annotated[
-    bool | Literal["if_better"],
+    StrictBool | Literal["if_better"],
     Field(
         description="Whether the new version is put into service: if_better when the gate promotes it; "
         "true in any case; false never.",
@@ -233,7 +233,7 @@ class TrainingJob(BaseModel):
         description="Until this stage ends, at the speed so far; null: not known.",
         examples=[80.5],
     )
-    created: datetime = Field(description="When it began (UTC).")
+    created: datetime = Field(description="When it began (UTC).", examples=["2027-01-14T09:30:00Z"])
     ended: datetime | None = Field(default=None, description="When it ended (UTC).")
     version: str | None = Field(
         default=None, description="The model version that it made.", examples=["20270114-093000"]
@@ -256,7 +256,19 @@ class TrainingJob(BaseModel):
 class TrainingJobs(BaseModel):
     """The training jobs, the newest first; the oldest are dropped after a hundred."""
 
-    jobs: list[TrainingJob]
+    jobs: list[TrainingJob] = Field(
+        examples=[
+            [
+                {
+                    "id": "20270114-093000",
+                    "method": "kto",
+                    "activate": "if_better",
+                    "state": "running",
+                    "created": "2027-01-14T09:30:00Z",
+                }
+            ]
+        ]
+    )
 
 
 class Liveness(BaseModel):

@@ -14,6 +14,7 @@
      ├─ SwapInProgress       409  another model is on its way into service
      ├─ NothingToRollBack    409  no version was active before this one
      ├─ TrainingRunning      409  one job at a time
+     ├─ TrainingUnavailable  409  this installation cannot train
      ├─ TooLittleFeedback    409  nothing can be learned, or measured, from so few votes
      ├─ ContentTooLarge      413  a body, or a text in it, is too long
      ├─ UnsupportedMedia     415  a body in another form than plain JSON
@@ -31,7 +32,6 @@
      ├─ EmptyReply           503  the model found no words
      ├─ MemoryUnavailable    503  Redis does not answer
      ├─ TooManySockets       503  as many WebSockets are open as may be
-     ├─ TrainingUnavailable  503  this installation cannot train
      ├─ UpstreamUnavailable  503  the model server cannot be reached, or says that it cannot answer now
      └─ DeadlineExceeded     504  not done in time; the work was stopped
 
@@ -344,7 +344,7 @@ class TooManySockets(Problem):
 class TrainingUnavailable(Problem):
     """This installation cannot train; the detail says why."""
 
-    slug, title, status = "training-unavailable", "Training is not possible here", 503
+    slug, title, status = "training-unavailable", "Training is not possible here", 409
     advice = "See that the registry's folder can be written; a model that runs elsewhere is trained there."
 
 

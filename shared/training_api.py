@@ -7,9 +7,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from shared.contracts import TrainingJob, TrainingJobs
 from shared.jobs import Jobs
 from shared.problems import (
-    ContentTooLarge,
+    BODY_PROBLEMS,
     InvalidBody,
-    MalformedBody,
     NotFound,
     Problem,
     TooLittleFeedback,
@@ -32,12 +31,10 @@ def _jobs(request: Request) -> Jobs:
 JobsDep = Annotated[Jobs, Depends(_jobs)]
 
 STARTING: tuple[type[Problem], ...] = (
-    MalformedBody,
+    *BODY_PROBLEMS,
     Unauthorized,
     TrainingRunning,
     TooLittleFeedback,
-    ContentTooLarge,
-    InvalidBody,
     TrainingUnavailable,
 )
 """The problems that a POST may answer with in either service."""
@@ -59,13 +56,21 @@ async def show_all(jobs: JobsDep) -> TrainingJobs:
     return TrainingJobs(jobs=jobs.all())
 
 
-@router.get("/{job}", summary="How far is a training job?", responses=responses(Unauthorized, NotFound))
+@router.get(
+    "/{job}",
+    summary="How far is a training job?",
+    responses=responses(Unauthorized, NotFound, InvalidBody),
+)
 async def show(job: str, jobs: JobsDep) -> TrainingJob:
     """Its progress, and once it has ended what came of it."""
     return jobs.get(job)
 
 
-@router.delete("/{job}", summary="Cancel a training job", responses=responses(Unauthorized, NotFound))
+@router.delete(
+    "/{job}",
+    summary="Cancel a training job",
+    responses=responses(Unauthorized, NotFound, InvalidBody),
+)
 async def cancel(job: str, jobs: JobsDep) -> TrainingJob:
     """Its process ends and nothing of it is kept. A job that has ended stays as it is."""
     return await jobs.cancel(job)

@@ -48,6 +48,12 @@ REQUESTS: dict[str, list[tuple[str, str, Any]]] = {
         ("POST", "/feedback", {"exchange_id": "1-1", "rating": "positive", "comment": MARK}),
         ("POST", "/feedback", {"exchange_id": MARK, "rating": MARK}),
         ("GET", "/feedback/export", None),
+        ("GET", f"/feedback?{MARK}", None),
+        ("GET", f"/feedback?before={MARK}", None),
+        ("GET", f"/training?{MARK}", None),
+        ("GET", f"/training/{MARK}", None),
+        ("DELETE", f"/training/{MARK}", None),
+        ("POST", "/training", {"method": MARK}),
         ("GET", f"/feedback/{MARK}", None),
         ("DELETE", f"/feedback/{MARK}", None),
         ("GET", f"/models?{MARK}", None),
@@ -67,6 +73,10 @@ REQUESTS: dict[str, list[tuple[str, str, Any]]] = {
         ("POST", "/intent", {"text": [MARK]}),
         ("POST", "/intents/batch", {"texts": [MARK, f"{MARK} again"]}),
         ("POST", "/intents/batch", {"texts": MARK}),
+        ("GET", f"/training?{MARK}", None),
+        ("GET", f"/training/{MARK}", None),
+        ("DELETE", f"/training/{MARK}", None),
+        ("POST", "/training", {"activate": MARK}),
         ("GET", f"/catalog?{MARK}", None),
         ("POST", f"/catalog/reload?{MARK}", None),
         ("GET", f"/models?{MARK}", None),
@@ -133,7 +143,7 @@ def test_every_operation_is_among_the_requests() -> None:
     for file, text in openapi.documents().items():
         asked = {(method, path.partition("?")[0]) for method, path, _ in REQUESTS[file.stem]}
         for path, methods in json.loads(text)["paths"].items():
-            like = path.replace("{exchange_id}", MARK).replace("{version}", MARK)
+            like = path.replace("{exchange_id}", MARK).replace("{version}", MARK).replace("{job}", MARK)
             assert {(method.upper(), like) for method in methods} <= asked
 
 

@@ -68,6 +68,18 @@ def test_an_operation_says_what_it_does_and_what_it_answers(operation: dict[str,
         assert content.get("schema") or content.get("itemSchema"), f"{status} has no schema"
 
 
+@each_document
+def test_every_link_leads_to_an_operation_and_its_parameters(document: dict[str, Any]) -> None:
+    operations = {op["operationId"]: op for path in document["paths"].values() for op in path.values()}
+    for operation in operations.values():
+        for response in operation["responses"].values():
+            for link in response.get("links", {}).values():
+                known = {
+                    parameter["name"] for parameter in operations[link["operationId"]].get("parameters", [])
+                }
+                assert link.get("parameters", {}).keys() <= known
+
+
 @each_operation
 def test_an_error_is_a_problem_with_examples(operation: dict[str, Any]) -> None:
     for status, media_type, content in contents(operation["responses"]):

@@ -74,10 +74,10 @@ def _text(outcomes: dict[str, Outcome], seed: int, examples: int) -> str:
 _DOCUMENT = """# Requests that nobody wrote by hand
 
 Written by `make fuzz`: schemathesis {schemathesis} makes requests up from the OpenAPI documents, valid
-ones and ones with a fault of every kind, alone and in stories along the documents' links (say something, vote
-on the reply, read it, take it back, forget), and checks each answer: no 500; status, content type and schema as
-documented; what the document allows is taken, what it forbids is refused; other methods get 405 with a true
-`Allow`.
+ones and ones with a fault of every kind, alone and in stories along the documents' links (say something,
+vote on the reply, read it, take it back, forget), and checks each answer: no 500; status, content type and
+schema as documented; what the document allows is taken, what it forbids is refused; other methods get 405
+with a true `Allow`.
 
 Both services ran as `make run` starts them, with the bundled intent model, a real Valkey, and a model server
 that answers at once. {total} requests, {when}, Python {python}, seed {seed}, at most {examples} for each

@@ -78,7 +78,7 @@ class Crowd:
     async def _vote_freely(self, connection: Anywhere) -> None:
         comment = f"free vote {len(self.ledger.free_votes)}"
         self.ledger.free_votes[comment] = False
-        vote = {"input": "in", "response": "out", "feedback": comment}
+        vote = {"input": comment, "response": "out", "feedback": comment}
         answer = await self._once(connection, "POST", "/feedback", vote)
         self.ledger.free_votes[comment] = answer is not None and answer.status == 200
 

@@ -116,6 +116,10 @@ def _how_to_serve(settings: TrainingSettings, service: DialogueSettings) -> str:
     return f"It is a version in {service.registry}. Put it into service with\ncurl -s -X POST {url}{key}"
 
 
+def _rates() -> str:
+    return ", ".join(f"{method} {rate}" for method, rate in DEFAULT_RATE.items())
+
+
 def _parser() -> argparse.ArgumentParser:
     # Options that are not given stay out of the namespace, so the defaults live in TrainingSettings alone.
     default = TrainingSettings
@@ -157,7 +161,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--learning-rate",
         type=float,
-        help=f"peak rate, falls linearly to 0 ({DEFAULT_RATE}, with --lora {LORA_RATE} times as much)",
+        help=f"peak rate, falls linearly to 0 (for a model as wide as the starter {_rates()}, for wider ones"
+        f" less, with --lora {LORA_RATE} times as much)",
     )
     add("--beta", type=float, help=f"how firmly kto holds the model to what it was ({default.beta})")
     add("--warmup", type=float, help=f"share of the steps in which the rate rises ({default.warmup})")

@@ -129,7 +129,8 @@ def readme(card: dict[str, Any]) -> str:
         "## Training",
         "",
         f"{training['steps']} steps on {training['learned_from']}, seed {card['settings']['seed']};"
-        f" the best model was that of step {training['best_step']}.",
+        f" the best model was that of step {training['best_step']}, the peak learning rate"
+        f" {training['learning_rate']:.2g}.",
         "",
         *(f"- {key}: {value}" for key, value in card["settings"].items() if value not in (None, [])),
         *(f"- {key} {value}" for key, value in card["versions"].items()),

@@ -8,7 +8,10 @@ from typing import Any, Literal
 Method = Literal["sft", "kto"]
 
 
-DEFAULT_RATE: dict[Method, float] = {"sft": 5e-5, "kto": 5e-5}
+DEFAULT_RATE: dict[Method, float] = {"sft": 1e-4, "kto": 1e-4}
+"""Peak learning rates that benchmarks/learning.md was measured with, for a model as wide as the starter."""
+DEFAULT_WIDTH = 256
+"""A wider model gets less, in proportion (for Adam: Yang et al. 2022, arXiv:2203.03466)."""
 LORA_RATE = 10
 """LoRA's matrices want a higher rate than the weights themselves, by about this much."""
 
@@ -69,10 +72,10 @@ class TrainingSettings:
         """What an unfinished run was begun with."""
         return self.checkpoints / "run.json"
 
-    @property
-    def peak_rate(self) -> float:
-        """`learning_rate`, or the default of the method."""
-        return self.learning_rate or DEFAULT_RATE[self.method] * (LORA_RATE if self.lora else 1)
+    def peak_rate(self, width: int) -> float:
+        """The learning rate for a model whose hidden states have `width` numbers."""
+        usual = DEFAULT_RATE[self.method] * (LORA_RATE if self.lora else 1) * DEFAULT_WIDTH / width
+        return self.learning_rate or usual
 
     @property
     def model_name(self) -> str:
@@ -93,7 +96,6 @@ class TrainingSettings:
         values = {option.name: _plain(getattr(self, option.name)) for option in fields(self)}
         if self.model is not None and Path(self.model).is_dir():
             values["model"] = Path(self.model).resolve().name
-        values["learning_rate"] = self.peak_rate
         return {option: value for option, value in values.items() if option not in beside}
 
     def _number_problems(self) -> Iterator[str]:

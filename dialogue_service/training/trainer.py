@@ -197,20 +197,23 @@ def _learner(
         held_out = thumbs.examples(corpus.held_out_thumbs, tokenizer, length, seed)
         done |= {"learned_from": f"{len(learned)} thumbs", "held_out_thumbs": len(held_out)}
         done["left_out_too_long"] += len(corpus.thumbs) - len(learned)
-        arguments = _arguments(settings, math.ceil(len(learned) / thumbs.BATCH), measured=bool(held_out))
+        steps = math.ceil(len(learned) / thumbs.BATCH)
+        arguments = _arguments(settings, model, steps, measured=bool(held_out))
         learner = thumbs.trainer(adapted, tokenizer, learned, held_out, settings.beta, arguments)
     else:
         train = Batches(corpus.learned, tokenizer, settings)
         done |= {"learned_from": f"{len(train.rows)} dialogues"}
         done["left_out_too_long"] += train.dropped
-        learner = sft.trainer(adapted, tokenizer, train, valid, _arguments(settings, len(train)))
+        learner = sft.trainer(adapted, tokenizer, train, valid, _arguments(settings, model, len(train)))
     learner.remove_callback(PrinterCallback)
     if learner.args.load_best_model_at_end:
         learner.add_callback(EarlyStoppingCallback(settings.patience))
     return learner, done
 
 
-def _arguments(settings: TrainingSettings, steps_per_epoch: int, measured: bool = True) -> dict[str, Any]:
+def _arguments(
+    settings: TrainingSettings, model: PreTrainedModel, steps_per_epoch: int, measured: bool = True
+) -> dict[str, Any]:
     """TrainingArguments of both methods; `measured`: there is something to measure on while training."""
     every = min(settings.checkpoint_every, max(steps_per_epoch, LEAST_STEPS))
     best = {
@@ -225,7 +228,7 @@ def _arguments(settings: TrainingSettings, steps_per_epoch: int, measured: bool 
         "output_dir": str(settings.checkpoints),
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,
-        "learning_rate": settings.peak_rate,
+        "learning_rate": settings.peak_rate(model.config.hidden_size),
         "warmup_steps": settings.warmup,
         "weight_decay": settings.weight_decay,
         "seed": settings.seed,
@@ -240,10 +243,10 @@ def _arguments(settings: TrainingSettings, steps_per_epoch: int, measured: bool 
     }
 
 
-def _steps(learner: Trainer) -> dict[str, int]:
-    """How many steps were done, and after how many the model was as it is now."""
+def _steps(learner: Trainer) -> dict[str, float]:
+    """How many steps were done, after how many the model was as it is now, and how far they went at most."""
     steps, best = learner.state.global_step, learner.state.best_global_step
-    return {"steps": steps, "best_step": best or steps}
+    return {"steps": steps, "best_step": best or steps, "learning_rate": learner.args.learning_rate}
 
 
 @contextmanager

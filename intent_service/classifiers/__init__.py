@@ -4,7 +4,6 @@ Importing this package imports torch, which takes seconds. It is done before the
 in the loading thread: there it would hold up the event loop by as much as 0.3 s at a time.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from intent_service.classifiers.embedding import EmbeddingClassifier
 from intent_service.classifiers.nli import BY_HAND, NliClassifier
 from intent_service.classifiers.trained import WEIGHTS, TrainedClassifier
 from intent_service.classifiers.verdict import Rule, Verdict
+from shared.model_folder import check_files, read_json
 
 
 class Classifier(Protocol):
@@ -42,6 +42,7 @@ def load(folder: Path, hypothesis: str, *, rule: Rule = BY_HAND, fast: bool = Fa
     `hypothesis` is the template of NLI models and `rule` what they name a label by; with `fast` any model
     computes with fewer bits where that keeps its results. Raises ModelUnavailable.
     """
+    check_files(folder)
     if (folder / WEIGHTS).is_file():
         return TrainedClassifier.load(folder)
     if entails(folder):
@@ -51,7 +52,6 @@ def load(folder: Path, hypothesis: str, *, rule: Rule = BY_HAND, fast: bool = Fa
 
 def entails(folder: Path) -> bool:
     """Whether the folder holds a classifier with an entailment label."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = read_json(folder / "config.json")
     classifies = any("ForSequenceClassification" in name for name in config.get("architectures") or [])
     return classifies and any(label.lower().startswith("entail") for label in config.get("label2id") or {})

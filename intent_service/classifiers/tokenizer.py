@@ -15,9 +15,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     The frame it puts around a text ([CLS] ... [SEP]) is not affected.
     """
     tokenizer: PreTrainedTokenizerBase = checkpoint.load_tokenizer(folder, split_special_tokens=True)
-    positions = getattr(
-        AutoConfig.from_pretrained(folder, local_files_only=True), "max_position_embeddings", 0
-    )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    positions = getattr(config, "max_position_embeddings", 0)
     if tokenizer.model_max_length > _UNSET and positions:
         # Two fewer than there are: RoBERTa and its kin begin to count at 2.
         tokenizer.model_max_length = positions - 2

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,7 @@ from intent_service.classifiers.embedding import SURE, EmbeddingClassifier
 from intent_service.classifiers.encoder import SentenceEncoder
 from intent_service.classifiers.verdict import Verdict
 from shared.hub import ModelUnavailable
+from shared.model_folder import read_json
 
 WEIGHTS = "head.safetensors"
 ENCODER = "encoder"
@@ -50,7 +51,7 @@ class Head:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote. Raises ModelUnavailable."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         tensors = load_file(folder / WEIGHTS)
         head = cls(
             tuple(config["labels"]),
@@ -109,7 +110,7 @@ def encoder_folder(folder: Path) -> Path:
 
 def encoder_name(folder: Path) -> str:
     """Of the encoder of a trained folder: the one within it, or what `find_encoder` takes."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["encoder"]
+    name = read_json(folder / "config.json")["encoder"]
     return str(folder / ENCODER if name is None else name)
 
 

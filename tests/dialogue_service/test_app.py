@@ -35,6 +35,13 @@ BAD_BODIES = {
     "a seed that not every program reads exactly": (b'{"message": "hi", "seed": 9007199254740992}', 422),
     "a seed in words": (b'{"message": "hi", "seed": "7"}', 422),
     "half a seed": (b'{"message": "hi", "seed": 0.5}', 422),
+    "an endless seed": (b'{"message": "hi", "seed": 1e999}', 422),
+    "a seed of thousands of digits": (b'{"message": "hi", "seed": ' + b"9" * 50_000 + b"}", 400),
+    "no number": (b'{"message": "hi", "seed": NaN}', 422),
+    "infinity": (b'{"message": -Infinity}', 422),
+    "objects in objects": (b'{"message":' * 5000, 400),
+    "a surrogate in bytes": (b'{"message": "\xed\xa0\x80"}', 422),
+    "more than one": (b'{"message": "hi"}{"message": "hi"}', 400),
     "a truth for a seed": (b'{"message": "hi", "seed": true}', 422),
     "a long message": (b'{"message": "' + b"a" * 4001 + b'"}', 413),
     "a megabyte": (b'{"message": "' + b"a" * 2**20 + b'"}', 413),
@@ -68,9 +75,40 @@ def test_bad_input_is_a_problem_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
+def test_a_body_in_another_form_is_told_which_one_is_wanted(shared_client: httpx.Client, kind: str) -> None:
+    for path in ("/chat", "/chat/stream", "/generate", "/feedback"):
+        headers = {"Content-Type": kind} if kind else {}
+        answer = shared_client.post(path, content=b'{"message": "hi"}', headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (415, "urn:parley:problem:unsupported-media")
+
+
+def test_of_equal_keys_the_last_counts_and_whole_numbers_are_whole(client: httpx.Client) -> None:
+    def say(body: bytes) -> str:
+        said = client.post("/chat", content=body, headers=JSON | {"Idempotency-Key": "k"})
+        return str(said.raise_for_status().json()["id"])
+
+    first = say(b'{"message": "a", "message": "b", "seed": 7.0}')
+    assert say(b'{"message": "b", "seed": 7}') == first
+    assert [exchange["message"] for exchange in client.get("/memory").json()["exchanges"]] == ["b"]
+
+
+def test_the_methods_of_a_path_are_its_own(client: httpx.Client) -> None:
+    for method in ("DELETE", "OPTIONS", "PUT"):
+        answer = client.request(method, "/feedback/export")
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+    assert client.request("PUT", "/feedback/1-1").headers["Allow"] == "DELETE, GET"
+
+
+@pytest.mark.parametrize(
     ("path", "pointer"),
     [
         ("/memory?limit=0", "limit"),
+        ("/memory?before=0-0", "before"),
+        ("/memory?before=01795334400000-1", "before"),
+        ("/memory?conversation=" + "a" * 101, "conversation"),
+        ("/feedback/1795334400000-01", "exchange_id"),
         ("/memory?limit=x", "limit"),
         ("/memory?before=yesterday", "before"),
         ("/memory?conversation=a%20b", "conversation"),

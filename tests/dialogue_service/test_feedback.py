@@ -150,6 +150,7 @@ def test_what_was_exported_outlives_the_memory_in_the_owners_file(
     ("body", "pointers"),
     [
         ({"exchange_id": "x", "rating": "positive"}, ["/exchange_id"]),
+        ({"exchange_id": "01-1", "rating": "positive"}, ["/exchange_id"]),
         ({"exchange_id": "1-1", "rating": "meh"}, ["/rating"]),
         ({"input": "a", "response": "b"}, ["/feedback"]),
         ({"input": "a", "response": "b", "feedback": "positive", "rating": "positive"}, ["/rating"]),

@@ -1,10 +1,13 @@
 """The token ids a model reads."""
 
 import random
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dialogue_service import prompt
@@ -100,3 +103,50 @@ def test_before_the_first_turn_there_is_what_a_reply_follows(
 ) -> None:
     assert prompt.blank(tokenizer) == [tokenizer.eos_token_id]
     assert chat_tokenizer.decode(prompt.blank(chat_tokenizer)).endswith("assistant:")
+
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60).filter(lambda lengths: len(lengths) % 2)
+
+
+@given(lengths=LENGTHS, window=st.integers(1, 120))
+def test_what_is_kept_fits_or_is_the_message_alone(lengths: list[int], window: int) -> None:
+    first = prompt.first_kept(lengths, window)
+    assert first % 2 == 0
+    assert sum(lengths[first:]) <= window or first == len(lengths) - 1
+
+
+@given(lengths=LENGTHS, window=st.integers(1, 120))
+def test_the_beginning_only_moves_on_and_only_when_it_must(lengths: list[int], window: int) -> None:
+    firsts = [prompt.first_kept(lengths[: last + 1], window) for last in range(0, len(lengths), 2)]
+    for last, (before, after) in enumerate(pairwise(firsts)):
+        assert before <= after
+        if sum(lengths[before : 2 * last + 3]) <= window:
+            assert after == before, "the one before still began a prompt that fits"
+        else:
+            room = max(0, window - lengths[2 * last + 2])
+            assert sum(lengths[after : 2 * last + 2]) <= room // 2, "it made room for several turns"
+
+
+@lru_cache
+def _tokenizer(folder: Path, template: str) -> PreTrainedTokenizerBase:
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    made.chat_template = template or None
+    return made
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    turns=st.lists(st.text(max_size=60), min_size=1, max_size=12),
+    window=st.integers(1, 90),
+    kind=st.sampled_from(["", TEMPLATE]),
+)
+def test_any_turns_make_a_prompt_that_fits_and_ends_with_the_message(
+    tiny_model: Path, turns: list[str], window: int, kind: str
+) -> None:
+    tokenizer = _tokenizer(tiny_model, kind)
+    ids = prompt.encode(tokenizer, turns, window)
+    assert 0 < len(ids) <= window
+    alone = prompt.encode(tokenizer, turns[-1:], 10**6)
+    shared = min(len(ids), len(alone) - 5 if tokenizer.chat_template else len(alone))
+    if shared > 0:
+        assert ids[-shared:] == alone[-shared:]

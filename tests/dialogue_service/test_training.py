@@ -109,12 +109,12 @@ def test_without_a_model_there_is_nothing_to_begin_with(start: Start, registry: 
 def test_every_error_is_documented(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     start = paths["/training"]["post"]["responses"]
-    assert set(start) == {"202", "400", "401", "403", "409", "413", "422", "503"}
+    assert set(start) == {"202", "400", "401", "403", "408", "409", "413", "415", "422", "503"}
     assert "Location" in start["202"]["headers"]
     conflicts = start["409"]["content"]["application/problem+json"]["examples"]
-    assert set(conflicts) == {"training-running", "too-little-feedback"}
+    assert set(conflicts) == {"training-running", "too-little-feedback", "training-unavailable"}
     away = start["503"]["content"]["application/problem+json"]["examples"]
-    assert set(away) == {"training-unavailable", "memory-unavailable", "model-not-ready"}
+    assert set(away) == {"memory-unavailable", "model-not-ready"}
     assert set(paths["/training/{job}"]["delete"]["responses"]) >= {"200", "401", "404"}
 
 

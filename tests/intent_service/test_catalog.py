@@ -1,6 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from intent_service import catalog
 from intent_service.catalog import Catalog, CatalogFault
@@ -108,5 +111,115 @@ def test_unusable_labels_are_found(labels: list[str], index: int) -> None:
     assert found[0] == index
 
 
+def test_a_file_that_is_too_large_is_refused(file: Path) -> None:
+    assert "larger than 4 MiB" in fault(file, "# " + "x" * 2**22)
+
+
 def test_usable_labels_pass() -> None:
     assert catalog.unusable(["a", "A", "unknown thing"]) is None
+
+
+_SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.dates(),
+    st.text(max_size=20),
+    st.binary(max_size=9),
+)
+_ANYTHING = st.recursive(
+    _SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | _SCALARS, inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+_WORDS = st.text(max_size=12) | st.sampled_from(["unknown", "__", "a_b", "a b", " ", "\x07", "é" * 200])
+_INTENTS = st.lists(
+    st.fixed_dictionaries(
+        {"label": _WORDS | _ANYTHING},
+        optional={
+            "description": _WORDS | _ANYTHING,
+            "examples": st.lists(_WORDS, max_size=3) | _ANYTHING,
+            "replies": st.lists(_WORDS, max_size=3) | _ANYTHING,
+            "other": _ANYTHING,
+        },
+    ),
+    max_size=4,
+)
+_CATALOGS = (
+    _INTENTS.map(lambda intents: yaml.dump({"intents": intents}, allow_unicode=True))
+    | _ANYTHING.map(yaml.dump)
+    | st.text(alphabet="abc:- \n\t[]{}&*!|>'\"#%@`,?~\x00é", max_size=80)
+    | st.text(max_size=60).map(lambda text: f"intents:\n  - label: {text}\n")
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(text=_CATALOGS)
+def test_any_file_is_a_catalogue_or_is_refused_with_a_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "made-up.yaml"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        found, said = catalog.load(file), ""
+    except CatalogFault as fault:
+        found, said = None, str(fault)
+    if found:
+        assert len({intent.phrase for intent in found.intents}) == len(found.intents) > 0
+    else:
+        line, _, wrong = said.removeprefix(f"{file}:").partition(": ")
+        assert 1 <= int(line) <= len(text.splitlines()) + 1
+        assert wrong.strip()
+        assert "\n" not in said
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_refused_with_a_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    file.write_bytes(content)
+    with pytest.raises(CatalogFault):
+        catalog.load(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "{a: " * 100_000,
+        "- " * 100_000,
+        "intents: " + "[" * 5000 + "]" * 5000,
+        "a: &a [x]\n"
+        + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{f'*{chr(97 + n)},' * 9}]\n" for n in range(20)),
+        "&a [*a]",
+        "intents: &a [*a]",
+        "intents:\n- &a {label: x, examples: *a}",
+        "intents: 12:30:45\n",
+        "intents: 2026-99-99\n",
+        "intents:\n- label: !!timestamp 2026-13-13\n",
+        "intents:\n- label: !!int x\n",
+        "intents:\n- label: !!float x\n",
+        "intents:\n- label: !!bool x\n",
+        "intents:\n- label: !!binary '*'\n",
+        "intents: !!set {a, b}\n",
+        "intents: !!omap [a]\n",
+        "intents: !!pairs [a]\n",
+        "? [a]\n: b\n",
+        "<<: 7\nintents: []\n",
+        "<<: [7]\n",
+        "intents: 1_0:9\n",
+        f"intents: 0x{'f' * 5000}\n",
+        f"intents: {'9' * 5000}\n",
+        f"intents: {'9' * 50}:1\n",
+        "intents: =\n",
+        "%YAML 9.9\n---\na\n",
+        "a\n---\nb\n",
+        'intents:\n- label: "\\ud800"\n',
+    ],
+    ids=lambda text: text[:20],
+)
+def test_yaml_that_means_harm_is_refused(file: Path, text: str) -> None:
+    assert len(fault(file, text)) < 500

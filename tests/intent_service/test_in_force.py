@@ -116,5 +116,5 @@ def test_no_request_notices_but_by_the_answer(start: Start, minilm: Path, file: 
 def test_every_error_is_documented(start: Start, tiny_encoder: Path) -> None:
     client = start(INTENT_MODEL=tiny_encoder)
     documented = client.get("/openapi.json").json()["paths"]["/catalog/reload"]["post"]["responses"]
-    assert set(documented) == {"200", "401", "422", "429", "504"}
+    assert set(documented) == {"200", "401", "403", "422", "429", "504"}
     assert set(documented["422"]["content"]["application/problem+json"]["examples"]) == {"catalog-invalid"}

@@ -213,11 +213,11 @@ def test_two_changes_at_once_are_not_mixed(client: httpx.Client) -> None:
 
 def test_every_error_is_documented(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths["/models"]["get"]["responses"]) == {"200", "401"}
+    assert set(paths["/models"]["get"]["responses"]) == {"200", "401", "403"}
     activate = paths["/models/{version}/activate"]["post"]["responses"]
-    assert set(activate) == {"200", "202", "401", "404", "409", "422"}
+    assert set(activate) == {"200", "202", "401", "403", "404", "409", "422"}
     rollback = paths["/models/rollback"]["post"]["responses"]
-    assert set(rollback) == {"200", "202", "401", "409", "422"}
+    assert set(rollback) == {"200", "202", "401", "403", "409", "422"}
     examples = rollback["409"]["content"]["application/problem+json"]["examples"]
     assert set(examples) == {"nothing-to-roll-back", "swap-in-progress"}
 

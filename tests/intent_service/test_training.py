@@ -211,4 +211,4 @@ def test_the_last_correction_of_a_message_counts(tmp_path: Path) -> None:
 
 def test_every_error_is_documented(client: httpx.Client) -> None:
     start = client.get("/openapi.json").json()["paths"]["/training"]["post"]["responses"]
-    assert set(start) == {"202", "400", "401", "403", "409", "413", "422", "502", "503"}
+    assert set(start) == {"202", "400", "401", "403", "408", "409", "413", "415", "422", "502", "503"}

@@ -1,13 +1,16 @@
 """The shapes refuse what a person did not mean to send, and their examples are true to them."""
 
 import inspect
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from shared import contracts
-from shared.contracts import MAX_TEXT_CHARS, Intent, IntentRequest, Text
+from shared.contracts import MAX_TEXT_CHARS, Intent, IntentRequest, Label, Text
 
 MODELS = [
     model
@@ -77,3 +80,18 @@ def test_the_examples_in_the_documentation_have_the_documented_shape(model: type
 
     assert required - example.keys() <= nested
     model.model_validate(example | {name: {"serving": None} for name in nested})
+
+
+@pytest.mark.parametrize("kind", [Text, Label])
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(text=st.text(max_size=8) | st.text(" \n\t_\x0b\x1c\x7f\x85\xa0\u2003\ufeffab", max_size=8))
+def test_the_schema_allows_what_the_service_takes(kind: Any, text: str) -> None:
+    adapter = TypeAdapter(kind)
+    schema = adapter.json_schema()
+    allowed = bool(text) and re.search(schema["pattern"], text) is not None
+    try:
+        taken = bool(adapter.validate_python(text))
+    except ValidationError:
+        taken = False
+    # That a label is more than underscores is the catalogue's to say.
+    assert allowed == taken or (kind is Label and not text.strip().strip("_ "))

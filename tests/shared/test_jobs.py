@@ -191,7 +191,7 @@ def test_what_cannot_begin_leaves_nothing_and_is_in_nobodys_way(client: httpx.Cl
 def test_a_registry_that_cannot_be_written_is_said_at_once(client: httpx.Client, folder: Path) -> None:
     (folder / "registry").write_text("no folder")
     refused = client.post("/training", json={})
-    assert (refused.status_code, refused.json()["type"]) == (503, "urn:parley:problem:training-unavailable")
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:parley:problem:training-unavailable")
     assert "cannot be written" in refused.json()["detail"]
     assert str(folder) not in refused.text
 

@@ -229,6 +229,27 @@ def test_pages_of_other_sites_may_not_talk(client: httpx.Client) -> None:
         assert talk.hear_turn()[-1]["event"] == "done"
 
 
+def test_more_sockets_than_may_be_open_are_refused(start: Start) -> None:
+    client = start(DIALOGUE_SOCKETS=2)
+    with opening(client), opening(client):
+        with pytest.raises(InvalidStatus) as refusal, opening(client):
+            pytest.fail("it was let in")
+        answer = refusal.value.response
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert json.loads(answer.body)["type"] == "urn:parley:problem:too-many-sockets"
+        assert client.get("/memory").status_code == 200
+
+    def lets_in() -> bool:
+        try:
+            with opening(client):
+                return True
+        except InvalidStatus:
+            return False
+
+    wait_until(lets_in)
+
+
 def test_each_message_is_a_line_in_the_log_under_the_id_of_the_handshake(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -69,3 +69,10 @@ def test_what_is_recorded_names_no_folder(tiny_run: TinyRun, tmp_path: Path) -> 
     assert "epochs" not in recorded, "max_steps stands instead of it"
     assert recorded["model"] == tmp_path.name
     assert str(tmp_path) not in str(recorded)
+
+
+def test_wider_models_take_smaller_steps_and_lora_larger_ones(tiny_run: TinyRun) -> None:
+    usual = tiny_run(learning_rate=None)
+    assert usual.peak_rate(1024) == pytest.approx(usual.peak_rate(256) / 4)
+    assert tiny_run(learning_rate=None, lora=4).peak_rate(256) == pytest.approx(10 * usual.peak_rate(256))
+    assert tiny_run(learning_rate=0.5, lora=4).peak_rate(1024) == 0.5

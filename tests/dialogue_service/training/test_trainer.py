@@ -70,6 +70,7 @@ def test_the_card_is_complete(tiny_run: TinyRun, tmp_path: Path) -> None:
     assert card["training"] == {
         "steps": 8,
         "best_step": 8,
+        "learning_rate": 5e-3,
         "learned_from": "3 dialogues",
         "held_out_dialogues": 3,
         "left_out_too_long": 0,
