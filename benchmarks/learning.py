@@ -227,10 +227,13 @@ def report(
     minutes: float,
 ) -> str:
     """As Markdown."""
+    card = json.loads((STARTER / "card.json").read_text(encoding="utf-8"))
+    starter = f"{card['parameters'] / 1e6:.1f} million parameters, trained on {card['date']}"
     return f"""# Does it learn from thumbs?
 
 Written by `make bench-learning` on {time.strftime("%Y-%m-%d")}, in {minutes:.0f} minutes: {len(seeds)} seeds,
-{prompts} messages. Times are those of the machine as it was, which others may have used too.
+{prompts} messages, the starter with {starter}.
+Times are those of the machine as it was, which others may have used too.
 
 A simulated person likes replies of at most {MOST_WORDS} words that ask something back, and nothing else.
 It says messages from the validation dialogues of {", ".join(CORPORA)}
