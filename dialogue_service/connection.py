@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 """How long Redis may take to answer one command."""
 _CONNECT_S = 2.0
 _RETRY_AFTER_S = 2
-_QUOTES_NOTHING = ("MISCONF", "NOREPLICAS")
+_QUOTES_NOTHING = ("MISCONF", "NOREPLICAS", "WRONGTYPE")
 
 
 class Client(Redis):

@@ -193,6 +193,10 @@ def _section(load: _Load, watched: _Watched, seconds: float, drained: list[str])
 def _quarters(values: list[float] | list[int]) -> tuple[float, float]:
     """The means of the second quarter and of the last."""
     quarter = len(values) // 4
+    if not quarter:
+        raise SystemExit(
+            "The load did not last long enough to be looked at four times: give it more seconds."
+        )
     return statistics.mean(values[quarter : 2 * quarter]), statistics.mean(values[3 * quarter :])
 
 

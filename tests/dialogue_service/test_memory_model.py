@@ -1,7 +1,7 @@
 """Any sequence of what people do to a memory equals a model of it, though its server is killed in between."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run
 from pydantic import TypeAdapter, ValidationError
 
-from dialogue_service import memory as memory_store
+from dialogue_service import connection
 from dialogue_service.contracts import ExchangeFeedback, FreeFeedback, Timings, Turn
 from dialogue_service.feedback import FeedbackStore
-from dialogue_service.memory import IdempotencyKey, Memory
+from dialogue_service.keys import IdempotencyKey
+from dialogue_service.memory import Memory
+from dialogue_service.turns import Ticket, Turns
 from shared.contracts import Text
 from shared.problems import ConversationForgotten, KeyReused, NotFound
 from tests.outside import redis_program
@@ -24,6 +26,9 @@ from tests.servers import RedisServer
 _TIMINGS = Timings(waiting_ms=0, recall_ms=0, intent_ms=0, reply_ms=0)
 _CONVERSATIONS = st.sampled_from(["default", "a", "A"])
 _KEYS = st.sampled_from(["k", "K"])
+
+
+Work = Callable[[Ticket], Awaitable[Any]]
 
 
 def _is_text(text: str) -> bool:
@@ -51,7 +56,7 @@ class Remembering(RuleBasedStateMachine):
         self.said: dict[str, list[tuple[str, str]]] = {}
         self.stale: dict[str, list[str]] = {}  # numbers that conversations had when they were forgotten
         self.votes: dict[str, str] = {}
-        self.free: list[list[str]] = []
+        self.free: set[tuple[str, ...]] = set()
         self.answered: dict[str, tuple[str, str]] = {}
 
     def teardown(self) -> None:
@@ -60,7 +65,8 @@ class Remembering(RuleBasedStateMachine):
             self.loop.close()
 
     def connect(self) -> None:
-        self.client = memory_store.connect(self.server.url)
+        self.client = connection.connect(self.server.url)
+        self.turns = Turns(self.client, 1)
         self.memory = Memory(self.client)
         self.feedback = FeedbackStore(self.client, self.memory)
 
@@ -70,17 +76,28 @@ class Remembering(RuleBasedStateMachine):
     def do(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)
 
-    async def _say(self, turn: Turn, key: IdempotencyKey | None = None) -> str:
+    async def _take(self, conversation: str, key: IdempotencyKey | None, do: Work) -> Any:
+        async with self.turns.admit(conversation, key) as ticket, self.turns.take(ticket, 5):
+            return await do(ticket)
+
+    def take(self, conversation: str, do: Work, key: IdempotencyKey | None = None) -> Any:
+        """Have a turn and do something in it."""
+        return self.do(self._take(conversation, key, do))
+
+    async def _say(self, turn: Turn, ticket: Ticket, key: IdempotencyKey | None = None) -> str:
+        if key:
+            assert await self.memory.claim(ticket, key) is None
         recalled = await self.memory.recall(turn.conversation, 2)
         said = [message for _, message in self.said.get(turn.conversation, [])]
         kept = [turn.message for turn in recalled.turns]
         assert kept == said[len(said) - len(kept) :]
         assert len(kept) == len(said) or 2 <= len(kept) < 4
-        return await self.memory.append(turn, recalled.number, key)
+        return await self.memory.append(turn, recalled.number, ticket)
 
     @rule(conversation=_CONVERSATIONS, message=TEXTS)
     def chat(self, conversation: str, message: str) -> None:
-        exchange = self.do(self._say(_turn(conversation, message)))
+        turn = _turn(conversation, message)
+        exchange = self.take(conversation, lambda ticket: self._say(turn, ticket))
         self.said.setdefault(conversation, []).append((exchange, message))
 
     @rule(conversation=_CONVERSATIONS, message=TEXTS, key=_KEYS)
@@ -88,21 +105,25 @@ class Remembering(RuleBasedStateMachine):
         body = f"{conversation} {message}"
         claimed = IdempotencyKey.of(key, body)
         if key not in self.answered:
-            assert self.do(self.memory.claim(claimed, 60)) is None
-            exchange = self.do(self._say(_turn(conversation, message), claimed))
+            turn = _turn(conversation, message)
+            exchange = self.take(conversation, lambda ticket: self._say(turn, ticket, claimed), claimed)
             self.said.setdefault(conversation, []).append((exchange, message))
             self.answered[key] = body, exchange
             return
         used_for, exchange = self.answered[key]
         if used_for != body:
             with pytest.raises(KeyReused):
-                self.do(self.memory.claim(claimed, 60))
+                self.claim(conversation, claimed)
         elif exchange in dict(self.said.get(conversation, [])):
-            again = self.do(self.memory.claim(claimed, 60))
+            again = self.claim(conversation, claimed)
             assert (again.id, again.message) == (exchange, message)
         else:
             with pytest.raises(ConversationForgotten):
-                self.do(self.memory.claim(claimed, 60))
+                self.claim(conversation, claimed)
+
+    def claim(self, conversation: str, key: IdempotencyKey) -> Any:
+        """Ask for what was answered to a key."""
+        return self.take(conversation, lambda ticket: self.memory.claim(ticket, key), key)
 
     @precondition(lambda self: self.answered)
     @rule(data=st.data())
@@ -116,7 +137,7 @@ class Remembering(RuleBasedStateMachine):
         number = self.do(self.memory.recall(conversation, 1)).number
         gone = [exchange for exchange, _ in self.said.pop(conversation, [])]
         voted = [exchange for exchange in gone if self.votes.pop(exchange, None)]
-        forgotten = self.do(self.memory.forget(conversation))
+        forgotten = self.take(conversation, self.memory.forget)
         assert (forgotten.forgotten, forgotten.feedback_forgotten) == (len(gone), len(voted))
         self.stale.setdefault(conversation, []).append(number)
 
@@ -128,8 +149,9 @@ class Remembering(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(self.stale[conversation]))
         if number == self.do(self.memory.recall(conversation, 1)).number:
             return  # it was forgotten before it began, and has not begun since
+        late = _turn(conversation, "late")
         with pytest.raises(ConversationForgotten):
-            self.do(self.memory.append(_turn(conversation, "late"), number))
+            self.take(conversation, lambda ticket: self.memory.append(late, number, ticket))
 
     @precondition(lambda self: any(self.said.values()))
     @rule(data=st.data(), rating=st.sampled_from(["positive", "negative"]))
@@ -142,7 +164,7 @@ class Remembering(RuleBasedStateMachine):
     @rule(text=TEXTS)
     def vote_freely(self, text: str) -> None:
         self.do(self.feedback.put_free(FreeFeedback(input=text, response=text, feedback="positive")))
-        self.free.append([text, text])
+        self.free.add((text, text))
 
     @precondition(lambda self: self.votes)
     @rule(data=st.data())
@@ -181,7 +203,8 @@ class Remembering(RuleBasedStateMachine):
             rated = {exchange.id: exchange.feedback.rating for exchange in found if exchange.feedback}
             assert rated == {e.id: self.votes[e.id] for e in found if e.id in self.votes}
         lines = self.do(_all(self.feedback.export()))
-        assert [line.turns for line in lines if line.id.endswith("-0")] == self.free
+        free = [tuple(line.turns) for line in lines if line.id.endswith("-0")]
+        assert (len(free), set(free)) == (len(self.free), self.free)
         assert {line.id: line.rating for line in lines if not line.id.endswith("-0")} == self.votes
         for line in lines:
             if not line.id.endswith("-0"):

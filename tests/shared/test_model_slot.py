@@ -127,7 +127,7 @@ def _without_config(folder: Path) -> None:
         (_without_a_weight, "it lacks"),
         (_pickled, "holds no .safetensors weights"),
         (_empty, "holds no .safetensors weights"),
-        (_cut, "could not be loaded"),
+        (_cut, "is not safetensors"),
         (_without_config, "could not be loaded"),
     ],
 )

@@ -67,12 +67,12 @@ def tiny_run(tmp_path: Path, write_rows: WriteRows) -> Callable[..., TrainingSet
 
 
 def votes(count: int) -> list[dict[str, Any]]:
-    """As many votes: for "yes", against "no". The messages are words that the tiny model knows."""
+    """As many votes: for "no", against "yes". The messages are words that the tiny model knows."""
     words = ("hello", "thanks", "bye", "hi", "friend", "soon", "see", "you", "welcome", "there")
     return [
         {
             "id": f"{number}-1",
-            "turns": [f"{words[number % 10]} {words[number // 10 % 10]}", "yes" if number % 2 else "no"],
+            "turns": [f"{words[number % 10]} {words[number // 10 % 10]}", "no" if number % 2 else "yes"],
             "rating": "positive" if number % 2 else "negative",
         }
         for number in range(count)

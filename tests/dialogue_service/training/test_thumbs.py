@@ -51,7 +51,7 @@ def test_the_prompt_and_the_padding_are_masked_and_the_end_is_learned(base: Path
     )
     assert tokenizer.decode(short["prompt_ids"]) == "hello<|endoftext|>"
     assert tokenizer.decode(short["completion_ids"]) == "hi there<|endoftext|>"
-    assert tokenizer.decode(long["prompt_ids"]) == "a<|endoftext|>b<|endoftext|>thanks<|endoftext|>"
+    assert tokenizer.decode(long["prompt_ids"]) == "a<|endoftext|> b<|endoftext|> thanks<|endoftext|>"
     assert (short["label"], long["label"]) == (True, False)
     assert short["KL_completion_ids"] == long["completion_ids"]
 
