@@ -106,17 +106,14 @@ def _watching(parley: Parley) -> Iterator[_Watched]:
 
 def _watch(url: str, processes: dict[str, psutil.Process], watched: _Watched, stop: threading.Event) -> None:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-    asked = 0
     while not stop.wait(_PROBE_S):
         began = time.perf_counter()
         connection.request("GET", "/health/live")
         connection.getresponse().read()
         watched.live_s.append(time.perf_counter() - began)
-        if asked % 10 == 0:
-            for name, process in processes.items():
-                watched.megabytes[name].append(process.memory_info().rss / 1e6)
-                watched.files[name].append(process.num_fds())
-        asked += 1
+        for name, process in processes.items():
+            watched.megabytes[name].append(process.memory_info().rss / 1e6)
+            watched.files[name].append(process.num_fds())
     connection.close()
 
 
