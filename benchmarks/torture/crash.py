@@ -80,10 +80,10 @@ class _Series:
         self._silences.setdefault(name, []).append(self._crowd.longest_silence_s)
 
     async def _left_behind(self) -> int:
-        """Locks that are still there when every lease must have ended."""
+        """Leases that are still there when every one must have ended; without it a ticket holds nothing."""
         await asyncio.sleep(LEASE_S + 1)
         async with Redis.from_url(f"unix://{self._parley.redis_socket()}") as redis:
-            return len(await redis.keys(f"{keys.LEASE}*") + await redis.keys(f"{keys.LINE}*"))
+            return len(await redis.keys(f"{keys.LEASE}*"))
 
     def _section(self, count: int) -> Section:
         section = Section(
