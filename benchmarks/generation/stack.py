@@ -233,7 +233,8 @@ def instant_model() -> Iterator[str]:
         talking = asyncio.all_tasks(loop)
         for task in talking:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*talking, return_exceptions=True))
+        if talking:
+            loop.run_until_complete(asyncio.wait(talking))
         loop.close()
 
 
