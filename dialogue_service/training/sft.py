@@ -60,7 +60,11 @@ def trainer(
 
 
 def bf16_in_hardware() -> bool:
-    """Whether this machine multiplies bfloat16 natively; emulated it is slower than float32."""
+    """Whether this machine multiplies bfloat16 faster than float32.
+
+    A processor does so with matrix tiles (AMX); with AVX-512's bfloat16 alone a step of the starter took 1.7
+    times as long as in float32 (Xeon without AMX, torch 2.13).
+    """
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
