@@ -43,6 +43,8 @@ from shared.worker import Worker
 
 _WEB = Path(__file__).parent / "web"
 _READY_TIMEOUT_S = 1.0
+_INTENT_CONNECTIONS = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+"""All are kept: a new one for each message costs more than what is said on it."""
 
 
 def create_app(settings: DialogueSettings) -> FastAPI:
@@ -72,7 +74,10 @@ async def _lifespan(settings: DialogueSettings, app: FastAPI) -> AsyncIterator[d
     async with (
         connection.connect(settings.redis_url, settings.memory_folder) as redis,
         httpx.AsyncClient(
-            base_url=settings.intent_url, headers=headers, timeout=settings.intent_timeout
+            base_url=settings.intent_url,
+            headers=headers,
+            timeout=settings.intent_timeout,
+            limits=_INTENT_CONNECTIONS,
         ) as http,
         _upstream(settings) as elsewhere,
         Turns(redis, settings.queue) as turns,
@@ -131,7 +136,8 @@ async def _upstream(settings: DialogueSettings) -> AsyncIterator[UpstreamGenerat
     if settings.generator_url is None:
         yield None
         return
-    async with upstream.connect(settings.generator_url, settings.generator_key, settings.deadline) as http:
+    url, key = settings.generator_url, settings.generator_key
+    async with upstream.connect(url, key, settings.deadline, settings.queue) as http:
         yield UpstreamGenerator(
             http,
             settings.model,

@@ -123,7 +123,7 @@ class Chat:
             )
             exchange_id = await _finish(self.memory.append(turn, recalled.number, ticket))
         telemetry.log_texts(message=turn.message, reply=turn.reply, intent=turn.intent and turn.intent.label)
-        return ChatReply(id=exchange_id, **turn.model_dump())
+        return ChatReply(id=exchange_id, **dict(turn))
 
     async def _answer(self, request: ChatRequest, recalled: Recalled, listener: Listener | None) -> _Answer:
         """The model reads and writes while the intent is found; a fixed reply for the intent stops it."""

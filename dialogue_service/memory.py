@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
 from redis.asyncio import Redis
 
 from dialogue_service import keys
@@ -79,12 +80,19 @@ _LOST = (
 )
 
 
+class Spoken(BaseModel):
+    """What a model is told of an exchange. Every turn reads dozens of them, so nothing else is looked at."""
+
+    message: str
+    reply: str
+
+
 @dataclass(frozen=True)
 class Recalled:
     """The newer exchanges of a conversation, oldest first, and the number that an append must find again."""
 
     number: str
-    turns: list[Turn]
+    turns: list[Spoken]
 
 
 class Memory:
@@ -106,9 +114,8 @@ class Memory:
         number, entries = await self._recall(
             keys=[keys.CONVERSATIONS], args=[conversation, keys.STREAM, count]
         )
-        return Recalled(
-            number, [_turn(dict(zip(f[::2], f[1::2], strict=True))) for _, f in reversed(entries)]
-        )
+        stored = (dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in reversed(entries))
+        return Recalled(number, [Spoken.model_validate_json(fields["turn"]) for fields in stored])
 
     async def append(self, turn: Turn, number: str, ticket: Ticket) -> str:
         """Store one exchange and return its id; the ticket is used up. `number` is what `recall` returned.
@@ -219,7 +226,7 @@ class Memory:
         votes = await self._redis.hmget(keys.FEEDBACK + keys.number_of(ids[0]), ids)
         return [
             Exchange(
-                **_turn(fields).model_dump(),
+                **dict(_turn(fields)),
                 id=entry_id,
                 at=keys.time_of(entry_id),
                 feedback=Feedback.model_validate_json(vote) if vote else None,

@@ -104,15 +104,19 @@ class Turns:
     async def __aexit__(self, *_: object) -> None:
         await _ended(*self._giving_back)
 
+    def check_room(self) -> None:
+        """Raises Overloaded when too many turns are under way."""
+        if self._admitted >= self._capacity:
+            # By chance, so that those who are refused together do not come back together.
+            raise Overloaded(retry_after_s=random.uniform(1, 1 + self._admitted))  # noqa: S311
+
     @asynccontextmanager
     async def admit(self, conversation: str, key: IdempotencyKey | None = None) -> AsyncIterator[Ticket]:
         """A ticket, alive until it is left; then nothing is held any more.
 
         Raises Overloaded at once when too many turns are under way.
         """
-        if self._admitted >= self._capacity:
-            # By chance, so that those who are refused together do not come back together.
-            raise Overloaded(retry_after_s=random.uniform(1, 1 + self._admitted))  # noqa: S311
+        self.check_room()
         self._admitted += 1
         ticket = Ticket(conversation, key)
         alive = asyncio.create_task(self._keep_alive(ticket))

@@ -39,7 +39,11 @@ class _State:
         self.deadline_s: float = request.state.deadline_s
 
 
-State = Annotated[_State, Depends(_State)]
+async def _state(request: Request) -> _State:
+    return _State(request)
+
+
+State = Annotated[_State, Depends(_state)]
 
 
 @router.post(

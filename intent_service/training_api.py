@@ -19,7 +19,7 @@ class TrainingRequest(contracts.Request):
     activate: Activate = "if_better"
 
 
-def _prepare(request: Request) -> Preparation:
+async def _prepare(request: Request) -> Preparation:
     prepare: Preparation = request.state.prepare
     return prepare
 

@@ -25,7 +25,7 @@ _UNDER_WAY: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _versions(request: Request) -> Versions[Any]:
+async def _versions(request: Request) -> Versions[Any]:
     versions: Versions[Any] = request.state.versions
     return versions
 

@@ -23,7 +23,7 @@ PREFIX = "/training"
 router = APIRouter(prefix=PREFIX, tags=["training"])
 
 
-def _jobs(request: Request) -> Jobs:
+async def _jobs(request: Request) -> Jobs:
     jobs: Jobs = request.state.jobs
     return jobs
 

@@ -77,6 +77,7 @@ class _Load:
                     self.answered_s.append(took)
                 else:
                     self.refused_s.append(took)
+                    connection.close()  # for the server does not keep one that is silent for long
                     wait_s = float(answer.headers.get("retry-after", 1))
                     await asyncio.sleep(min(wait_s, max(0.0, ends - time.monotonic())))
 

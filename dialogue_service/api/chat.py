@@ -44,6 +44,7 @@ async def chat(
     body: ChatRequest, request: Request, service: ChatDep, idempotency_key: KeyHeader = None
 ) -> ChatReply:
     """The exchange is stored when the answer arrives. `intent` is null when no intent came in time."""
+    service.turns.check_room()  # before any task is begun: who is refused under load is to hear it soon
     return await while_connected(request, service.reply(body, key_of(idempotency_key, body)))
 
 

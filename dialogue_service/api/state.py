@@ -27,7 +27,10 @@ class State:
     prepare: Preparation
 
 
-def _state(connection: HTTPConnection) -> State:
+# All of these are coroutines: the framework sends a plain function to a thread and waits for it, each time.
+
+
+async def _state(connection: HTTPConnection) -> State:
     state: State = connection.state.dialogue
     return state
 
@@ -35,23 +38,23 @@ def _state(connection: HTTPConnection) -> State:
 StateDep = Annotated[State, Depends(_state)]
 
 
-def _chat(state: StateDep) -> Chat:
+async def _chat(state: StateDep) -> Chat:
     return state.chat
 
 
-def _memory(state: StateDep) -> Memory:
+async def _memory(state: StateDep) -> Memory:
     return state.memory
 
 
-def _feedback(state: StateDep) -> FeedbackStore:
+async def _feedback(state: StateDep) -> FeedbackStore:
     return state.feedback
 
 
-def _sockets(state: StateDep) -> asyncio.Semaphore:
+async def _sockets(state: StateDep) -> asyncio.Semaphore:
     return state.sockets
 
 
-def _prepare(state: StateDep) -> Preparation:
+async def _prepare(state: StateDep) -> Preparation:
     return state.prepare
 
 

@@ -46,6 +46,7 @@ async def _begun(
     A dependency, because what fails in one is still answered with its own status. When the route runs the
     answer has begun, and could only break off.
     """
+    service.turns.check_room()
     async with events_of(service, body, key_of(idempotency_key, body)) as events:
         await while_connected(request, events.begin())
         yield events

@@ -153,14 +153,14 @@ class UpstreamGenerator:
         return stream.end(text)
 
 
-def connect(url: str, key: str | None, deadline_s: float) -> httpx.AsyncClient:
+def connect(url: str, key: str | None, deadline_s: float, queue: int) -> httpx.AsyncClient:
     """A client of the model server at `url` (its /v1 included), with `key` as its bearer token."""
     return httpx.AsyncClient(
         base_url=url,
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(deadline_s, connect=min(_CONNECT_S, deadline_s)),
         # The bound on requests is the generator's own: none waits here.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=8),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=queue),
     )
 
 

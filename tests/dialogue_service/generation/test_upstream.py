@@ -50,7 +50,7 @@ async def generator(
     queue: int = 4,
     context_tokens: int = 384,
 ) -> AsyncIterator[UpstreamGenerator]:
-    async with upstream.connect(url, KEY, deadline_s) as http:
+    async with upstream.connect(url, KEY, deadline_s, queue) as http:
         yield UpstreamGenerator(
             http, model, api=api, context_tokens=context_tokens, reply_tokens=12, queue=queue
         )
