@@ -23,3 +23,8 @@ class Candidate:
     """Of the same first ids, given no conversation. 0 when only one candidate was made."""
     finished: bool
     """The model ended it; otherwise the limit of tokens did."""
+
+    @property
+    def mean_logprob(self) -> float:
+        """Per token."""
+        return self.logprob / max(len(self.ids), 1)

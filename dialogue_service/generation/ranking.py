@@ -5,6 +5,10 @@ reply's worth what it would be worth without a message (MMI-antiLM with a reward
 "A Diversity-Promoting Objective Function for Neural Conversation Models"), in its opening only: later tokens
 follow from the earlier ones, and taking them off rewards clumsy words. DialoGPT (Zhang et al. 2020) ranks
 samples by a second model that guesses the message from the reply (MMI-bidi); Parley has no such model.
+
+So it likes what is unlikely in itself, and a name that was never told is just that. Hence only candidates
+that the model is nearly as sure of as of any other come into question: a constraint of plausibility as in
+Li et al. 2023, "Contrastive Decoding" (arXiv:2210.15097), here for whole replies.
 benchmarks/replies.md shows what the numbers here were chosen by.
 """
 
@@ -18,6 +22,10 @@ BLANDNESS = 0.75
 LENGTH = 0.5
 """What a token is forgiven of what tokens cost on average in these candidates. Relative, so that it suits a
 model that is sure of its words and one that never is."""
+DOUBT = 0.1
+"""Nats per token by which a candidate may be less sure than the surest, ..."""
+RELATIVE_DOUBT = 0.3
+"""... or this share of what a token costs on average, where that is more: some models are never sure."""
 REPETITION = 1.0
 """Nats taken off for each phrase that the model has said before in the conversation."""
 _PHRASE = 3
@@ -38,16 +46,23 @@ def best(candidates: Sequence[Candidate], turns: Sequence[str]) -> Candidate | N
     said = [_words(turn) for turn in turns[-2::-2]]
     message = _words(turns[-1]) if turns else ()
     fit = [candidate for candidate in candidates if candidate.text.strip()]
+    if not fit:
+        return None
     worths = dict(zip(fit, worth(fit, said), strict=True))
-    return max(
-        fit, key=lambda candidate: (not _faulty(candidate, said, message), worths[candidate]), default=None
-    )
+    fit = [candidate for candidate in fit if not _faulty(candidate, said, message)] or fit
+    return max(_plausible(fit), key=worths.__getitem__)
+
+
+def _plausible(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that the model is nearly as sure of as of the surest."""
+    doubt = max(DOUBT, RELATIVE_DOUBT * _price(candidates))
+    least = max(candidate.mean_logprob for candidate in candidates) - doubt
+    return [candidate for candidate in candidates if candidate.mean_logprob >= least]
 
 
 def worth(candidates: Sequence[Candidate], said: Sequence[Words] = ()) -> list[float]:
     """What each candidate is worth in nats; `said` are the words of the model's earlier turns."""
-    tokens = sum(len(candidate.ids) for candidate in candidates)
-    price = -sum(candidate.logprob for candidate in candidates) / max(tokens, 1)
+    price = _price(candidates)
     return [
         candidate.logprob
         - BLANDNESS * candidate.unconditional
@@ -55,6 +70,12 @@ def worth(candidates: Sequence[Candidate], said: Sequence[Words] = ()) -> list[f
         - REPETITION * _repeated(_words(candidate.text), said)
         for candidate in candidates
     ]
+
+
+def _price(candidates: Sequence[Candidate]) -> float:
+    """What a token costs on average, in nats."""
+    tokens = sum(len(candidate.ids) for candidate in candidates)
+    return -sum(candidate.logprob for candidate in candidates) / max(tokens, 1)
 
 
 def _faulty(candidate: Candidate, said: Sequence[Words], message: Words) -> bool:

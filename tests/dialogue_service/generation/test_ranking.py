@@ -37,7 +37,18 @@ def test_the_more_probable_reply_is_said() -> None:
 
 def test_a_specific_reply_beats_a_bland_one_that_is_more_probable() -> None:
     bland = candidate("I don't know.", nats=1.0, alone=0.5)
-    assert said(bland, candidate("Was it rye or wheat?", nats=1.5, alone=4.0)) == "Was it rye or wheat?"
+    assert said(bland, candidate("Was it rye or wheat?", nats=1.2, alone=4.0)) == "Was it rye or wheat?"
+
+
+def test_what_the_model_is_not_sure_of_is_not_said_for_being_specific() -> None:
+    honest = candidate("You haven't told me.", nats=0.2, alone=0.3)
+    assert said(honest, candidate("Your name is Bob.", nats=0.6, alone=4.0)) == honest.text
+
+
+def test_a_faulty_reply_does_not_say_how_sure_the_others_must_be() -> None:
+    echo = candidate(MESSAGE, nats=0.1)
+    bland = candidate("I don't know.", nats=1.0, alone=0.5)
+    assert said(echo, bland, candidate("Was it rye or wheat?", nats=1.2, alone=4.0))[:3] == "Was"
 
 
 def test_nonsense_is_not_said_for_being_rare() -> None:
