@@ -14,11 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dialogue_service.evaluation import small_talk
 from dialogue_service.generation.local import LocalGenerator
+from dialogue_service.generation.preference import Preference
 from dialogue_service.training import model as models
 from dialogue_service.training.corpus import Corpus
 from dialogue_service.training.data import Dialogue
+from dialogue_service.training.preference import rate
 from dialogue_service.training.rows import IGNORED, Row, collate, encode
-from dialogue_service.training.thumbs import encode_thumb, mean_log_probabilities
+from dialogue_service.training.thumbs import encode_thumb
 from shared.problems import EmptyReply
 
 _SEED = 20270114
@@ -56,7 +58,7 @@ class Scores:
     small_talk: Likelihoods
     up: tuple[float, ...]
     down: tuple[float, ...]
-    """Mean log probabilities of replies with thumbs up, and down."""
+    """What the version makes of replies with thumbs up, and down; see `rate`."""
     replies: tuple[tuple[str, ...], ...]
 
     @property
@@ -82,14 +84,14 @@ def measure(folder: Path, corpus: Corpus, generation: dict[str, Any], progress: 
     expected = _likelihoods(model, tokenizer, proper, length)
     encoded = [(encode_thumb(thumb, tokenizer, length), thumb.up) for thumb in corpus.held_out_thumbs]
     rows = [(row, up) for row, up in encoded if row is not None]
-    means = mean_log_probabilities(model, [row for row, _ in rows])
+    ratings = rate(model, Preference.load(Path(folder), model), [row for row, _ in rows])
     del model
     room = {"queue": len(small_talk.conversations())}
     return Scores(
         approved=approved,
         small_talk=expected,
-        up=tuple(mean for mean, (_, up) in zip(means, rows, strict=True) if up),
-        down=tuple(mean for mean, (_, up) in zip(means, rows, strict=True) if not up),
+        up=tuple(rating for rating, (_, up) in zip(ratings, rows, strict=True) if up),
+        down=tuple(rating for rating, (_, up) in zip(ratings, rows, strict=True) if not up),
         replies=asyncio.run(_talk(LocalGenerator(folder, **generation | room), progress)),
     )
 

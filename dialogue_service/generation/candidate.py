@@ -23,6 +23,8 @@ class Candidate:
     """Of the same first ids, given no conversation. 0 when only one candidate was made."""
     finished: bool
     """The model ended it; otherwise the limit of tokens did."""
+    liking: float = 0.0
+    """Log-odds that it is liked, as far as thumbs tell; see `preference`."""
 
     @property
     def mean_logprob(self) -> float:

@@ -1,7 +1,7 @@
 """One prompt and its candidate replies, from the first chunk that is read to the last token that is drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Branch:
     opening_logprob: float = 0.0
     unconditional: float = 0.0
     finished: bool = False
+    terms: list[list[float]] = field(default_factory=list)
+    """Of its tokens that were fed, where there is a preference."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Decoding:
         self._random = torch.Generator()
         self._random.manual_seed(seed) if seed is not None else self._random.seed()
         self._first: Tensor | None = None
+        self._fed: Piece | None = None  # the newest tokens of the living candidates
         self._begin(branches)
 
     def _begin(self, branches: int) -> None:
@@ -96,11 +99,14 @@ class Decoding:
 
     def step(self) -> list[Piece]:
         """What to feed: the last token of each living candidate, in its opening also without history."""
+        self._fed = None
         if self._depth == 0:
             return []
         ids = [self.branches[i].ids[-1] for i in self.living]
         trees = [self.tree, self._shadow] if self._shadow and self._depth < OPENING else [self.tree]
-        return [tree.step(self.living, ids, self._depth - 1) for tree in trees]
+        pieces = [tree.step(self.living, ids, self._depth - 1) for tree in trees]
+        self._fed = pieces[0]
+        return pieces
 
     def take(self, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """What was computed for `chunk` or `step`, as logits with and without history of the living
@@ -129,6 +135,9 @@ class Decoding:
         """Add a token to each living candidate; `without` are the logits without history, if there are
         some."""
         plain = without.log_softmax(-1) if without is not None else None
+        if self._fed and self._fed.terms is not None:
+            for i, terms in zip(self.living, self._fed.terms.tolist(), strict=True):
+                self.branches[i].terms.append(terms)
         for row, (i, token, logprob) in enumerate(zip(list(self.living), tokens, logprobs, strict=True)):
             branch = self.branches[i]
             branch.ids.append(token)

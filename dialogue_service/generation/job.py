@@ -15,6 +15,7 @@ from dialogue_service.generation import OnText, ranking
 from dialogue_service.generation.candidate import Candidate
 from dialogue_service.generation.decoding import Blank, Branch, Decoding
 from dialogue_service.generation.piece import KeyValues
+from dialogue_service.generation.preference import Preference
 from dialogue_service.generation.text import Stream, whole_sentences
 from shared.metrics import QUEUE_WAIT, TOKENIZATION
 from shared.problems import EmptyReply
@@ -34,6 +35,7 @@ class Speaker:
     end_ids: frozenset[int]
     blank: Blank
     like: Tensor
+    preference: Preference | None = None
 
     def text(self, ids: Sequence[int]) -> str:
         """What ids say, white space at the beginning included."""
@@ -122,7 +124,7 @@ class Job:
         return best.text, next(i for i, candidate in enumerate(candidates) if candidate.ids == best.ids)
 
     def _candidate(self, branch: Branch) -> Candidate:
-        text = self._speaker.text(branch.ids).strip()
+        text, preference = self._speaker.text(branch.ids).strip(), self._speaker.preference
         return Candidate(
             text=text if branch.finished else whole_sentences(text),
             ids=tuple(branch.ids),
@@ -130,6 +132,7 @@ class Job:
             opening_logprob=branch.opening_logprob,
             unconditional=branch.unconditional,
             finished=branch.finished,
+            liking=preference.log_odds(branch.terms) if preference else 0.0,
         )
 
 

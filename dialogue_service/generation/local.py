@@ -14,6 +14,7 @@ from dialogue_service.generation.decoding import Blank
 from dialogue_service.generation.engine import Engine
 from dialogue_service.generation.job import Job, Speaker, on_loop
 from dialogue_service.generation.packed import PackedModel
+from dialogue_service.generation.preference import Preference
 from dialogue_service.generation.sampling import Sampling
 from shared.checkpoint import load_tokenizer
 from shared.hub import ModelUnavailable
@@ -50,7 +51,8 @@ class LocalGenerator:
         window = _window(model.config, context_tokens, reply_tokens)
         end_ids = _end_ids(model, tokenizer)
         sampling = Sampling.of(model.generation_config, end_ids)
-        packed = PackedModel(model)
+        preference = Preference.load(folder, model)
+        packed = PackedModel(model, preference)
         with torch.inference_mode():
             blank = Blank.read(packed, prompt.blank(tokenizer))
         self._speaker = Speaker(
@@ -61,6 +63,7 @@ class LocalGenerator:
             end_ids=end_ids,
             blank=blank,
             like=packed.like,
+            preference=preference,
         )
         self._engine = Engine(packed, sampling, queue=queue, cache_bytes=cache_mb * 10**6)
         weakref.finalize(self, self._engine.stop).atexit = False

@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from dialogue_service.generation.gpt2 import Gpt2
 from dialogue_service.generation.piece import KeyValues, Piece, causal
+from dialogue_service.generation.preference import LastStates, Preference
 from shared.hub import ModelUnavailable
 
 _NAME = "parley_packed"
@@ -65,9 +66,11 @@ AttentionInterface.register(_NAME, _attention)
 class PackedModel:
     """A transformers causal language model that computes pieces of many sequences in one pass."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, preference: Preference | None = None) -> None:
         """Take over `model`. Raises ModelUnavailable where its architecture cannot work like this."""
         self._model = model
+        self._preference = preference
+        self._states = LastStates(model) if preference else None
         self._pass: Pass = self._own_pass
         self.device: torch.device = model.device
         probe = torch.arange(8, device=self.device)[None] % model.config.vocab_size
@@ -116,9 +119,14 @@ class PackedModel:
             wanted += range(len(ids) - piece.wanted, len(ids))
         row = torch.tensor([ids, positions, wanted + [0] * (len(ids) - len(wanted))], device=self.device)
         logits = self._pass(row[0], row[1], row[2, : len(wanted)], pieces)
+        sizes = [piece.wanted for piece in pieces]
         for piece in pieces:
             piece.keys_values.length += len(piece.ids)
-        return list(logits.float().split_with_sizes([piece.wanted for piece in pieces]))
+        if self._preference and self._states and self._states.seen is not None:
+            terms = self._preference.terms(self._states.seen)
+            for piece, own in zip(pieces, terms.split_with_sizes(sizes), strict=True):
+                piece.terms = own
+        return list(logits.float().split_with_sizes(sizes))
 
     def _own_pass(self, ids: Tensor, positions: Tensor, wanted: Tensor, pieces: Sequence[Piece]) -> Tensor:
         """transformers' own code of this architecture."""

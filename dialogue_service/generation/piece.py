@@ -88,6 +88,8 @@ class Piece:
     """(tokens, length + tokens), added to the attention scores; None: every token sees everything."""
     wanted: int
     """The logits of how many of its last tokens are wanted."""
+    terms: Tensor | None = field(default=None, init=False)
+    """Set by the model where there is a preference: its terms of the wanted tokens."""
     _masks: dict[int, Tensor | None] = field(default_factory=dict, init=False)
 
     def mask_for(self, groups: int) -> Tensor | None:

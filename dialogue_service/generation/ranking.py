@@ -8,10 +8,12 @@ samples by a second model that guesses the message from the reply (MMI-bidi); Pa
 
 So it likes what is unlikely in itself, and a name that was never told is just that. Hence only candidates
 that the model is nearly as sure of as of any other come into question: a constraint of plausibility as in
-Li et al. 2023, "Contrastive Decoding" (arXiv:2210.15097), here for whole replies.
+Li et al. 2023, "Contrastive Decoding" (arXiv:2210.15097), here for whole replies. And those that thumbs speak
+for: a taste may be for what the model seldom says.
 benchmarks/replies.md shows what the numbers here were chosen by.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -26,8 +28,11 @@ DOUBT = 0.1
 """Nats per token by which a candidate may be less sure than the surest, ..."""
 RELATIVE_DOUBT = 0.3
 """... or this share of what a token costs on average, where that is more: some models are never sure."""
+LIKING = 4.0
+"""Weight of the log probability that the reply is liked, as far as thumbs tell (`preference`)."""
 REPETITION = 1.0
 """Nats taken off for each phrase that the model has said before in the conversation."""
+_STEEP = 30.0  # below it a sigmoid is e to the power of its argument
 _PHRASE = 3
 _LOOP = 4
 _GREETING = 2  # words; so short a message is often rightly answered with itself, as "Good night!" is
@@ -54,10 +59,10 @@ def best(candidates: Sequence[Candidate], turns: Sequence[str]) -> Candidate | N
 
 
 def _plausible(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that the model is nearly as sure of as of the surest."""
+    """Those that the model is nearly as sure of as of the surest, and those that are likely to be liked."""
     doubt = max(DOUBT, RELATIVE_DOUBT * _price(candidates))
     least = max(candidate.mean_logprob for candidate in candidates) - doubt
-    return [candidate for candidate in candidates if candidate.mean_logprob >= least]
+    return [one for one in candidates if one.mean_logprob >= least or one.liking > 0]
 
 
 def worth(candidates: Sequence[Candidate], said: Sequence[Words] = ()) -> list[float]:
@@ -68,8 +73,13 @@ def worth(candidates: Sequence[Candidate], said: Sequence[Words] = ()) -> list[f
         - BLANDNESS * candidate.unconditional
         + LENGTH * price * len(candidate.ids)
         - REPETITION * _repeated(_words(candidate.text), said)
+        + LIKING * _log_sigmoid(candidate.liking)
         for candidate in candidates
     ]
+
+
+def _log_sigmoid(log_odds: float) -> float:
+    return -math.log1p(math.exp(-log_odds)) if log_odds > -_STEEP else log_odds
 
 
 def _price(candidates: Sequence[Candidate]) -> float:

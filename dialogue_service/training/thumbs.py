@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from dialogue_service.evaluation import measures
 from dialogue_service.training.data import Dialogue, Thumb
 from dialogue_service.training.rows import IGNORED, Row, collate, encode
 
@@ -22,24 +21,6 @@ def encode_thumb(thumb: Thumb, tokenizer: PreTrainedTokenizerBase, max_length: i
     """The turns and the reply as a row in which the reply is learned; None where they do not fit."""
     said = [False] * (len(thumb.turns) - 1)
     return encode(Dialogue(thumb.turns, (*said, True)), tokenizer, max_length)
-
-
-def agreement(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thumbs: Sequence[Thumb], max_length: int
-) -> float | None:
-    """How often the model finds a reply with thumbs up more probable than one with thumbs down.
-
-    Over all such pairs, by the mean log probability of a reply's tokens; 0.5 is chance (the area under the
-    ROC curve). None without thumbs of both kinds.
-    """
-    rows = [(encode_thumb(thumb, tokenizer, max_length), thumb.up) for thumb in thumbs]
-    fit = [(row, up) for row, up in rows if row is not None]
-    scores = mean_log_probabilities(model, [row for row, _ in fit])
-    above = [score for score, (_, up) in zip(scores, fit, strict=True) if up]
-    below = [score for score, (_, up) in zip(scores, fit, strict=True) if not up]
-    if not above or not below:
-        return None
-    return round(measures.agreement(above, below), 4)
 
 
 def mean_log_probabilities(model: PreTrainedModel, rows: Sequence[Row]) -> list[float]:

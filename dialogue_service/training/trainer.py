@@ -25,12 +25,14 @@ from transformers import (
     set_seed,
 )
 
-from dialogue_service.training import card, sft, thumbs
+from dialogue_service.generation.preference import Preference
+from dialogue_service.training import card, preference, sft, thumbs
 from dialogue_service.training.corpus import Corpus, gather
 from dialogue_service.training.induction import plant
 from dialogue_service.training.model import (
     check_saved,
     create,
+    folder_of,
     load,
     read_generation_config,
     read_sizes,
@@ -73,11 +75,11 @@ def run(
     model, tokenizer = _start(settings, corpus, checkpoint)
     valid = Batches(corpus.held_out, tokenizer, settings)
 
-    def scores() -> Scores:
-        agreed = thumbs.agreement(model, tokenizer, corpus.held_out_thumbs, settings.max_length)
+    def scores(liked: Preference | None) -> Scores:
+        agreed = preference.agreement(model, tokenizer, liked, corpus.held_out_thumbs, settings.max_length)
         return score(model, valid) | ({} if agreed is None else {"agreement": agreed})
 
-    before = _open_run(settings, corpus, scores)
+    before = _open_run(settings, corpus, lambda: scores(_preference(settings, model)))
     learner, done = _learner(settings, corpus, model, tokenizer, valid)
     log.info("learning from %s, measured on what is held out: %s", done["learned_from"], before)
     if on_step:
@@ -86,7 +88,8 @@ def run(
     if settings.lora:
         adapted: Any = learner.model
         model = adapted.merge_and_unload()
-    after = scores()
+    liked = preference.fit(model, tokenizer, corpus.thumbs, settings.max_length)
+    after = scores(liked)
 
     if generation_config is not None:
         model.generation_config = generation_config
@@ -100,6 +103,8 @@ def run(
     )
     with _folder(settings, content) as folder:
         _save(settings, folder, model, tokenizer)
+        if liked:
+            liked.save(folder)
         if judge:
             # The registry writes the scores down when the folder is left.
             content["promotion"] = content["scores"]["promotion"] = judge(folder, corpus).recorded()
@@ -181,6 +186,13 @@ def _open_run(settings: TrainingSettings, corpus: Corpus, scores: Callable[[], S
     make_private(settings.checkpoints)
     settings.note.write_text(json.dumps({"run": now, "before": before}), encoding="utf-8")
     return before
+
+
+def _preference(settings: TrainingSettings, model: PreTrainedModel) -> Preference | None:
+    """That of the model to begin with, which may have learned from thumbs before."""
+    if settings.model is None:
+        return None
+    return Preference.load(folder_of(settings.model, settings.revision), model)
 
 
 def _learner(

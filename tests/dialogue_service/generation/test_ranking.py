@@ -1,5 +1,7 @@
 """The order of candidates, and what is never preferred."""
 
+from dataclasses import replace
+
 import pytest
 
 from dialogue_service.generation.candidate import OPENING, Candidate
@@ -49,6 +51,14 @@ def test_a_faulty_reply_does_not_say_how_sure_the_others_must_be() -> None:
     echo = candidate(MESSAGE, nats=0.1)
     bland = candidate("I don't know.", nats=1.0, alone=0.5)
     assert said(echo, bland, candidate("Was it rye or wheat?", nats=1.2, alone=4.0))[:3] == "Was"
+
+
+def test_what_people_are_known_to_like_is_said() -> None:
+    plain = candidate("Nice, I like bread.", nats=1.0)
+    asking = candidate("Was it rye or wheat?", nats=1.8)
+    assert said(plain, asking) == plain.text
+    assert said(replace(plain, liking=-3.0), replace(asking, liking=3.0)) == asking.text
+    assert said(replace(plain, liking=3.0), replace(asking, liking=-1000.0)) == plain.text
 
 
 def test_nonsense_is_not_said_for_being_rare() -> None:

@@ -21,6 +21,7 @@ SHAPE = {
 }
 
 WriteRows = Callable[[str, Iterable[Any]], Path]
+Tune = Callable[..., TrainingSettings]
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +101,24 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return folder / "base"
+
+
+@pytest.fixture
+def tune(base: Path, tmp_path: Path, write_rows: WriteRows) -> Tune:
+    """Settings of a run that tunes the tiny model on 120 votes; options override them."""
+
+    def settings(name: str = "tuned", **options: Any) -> TrainingSettings:
+        data = write_rows("votes.jsonl", votes(120))
+        defaults: dict[str, Any] = {
+            "data": (data,),
+            "model": str(base),
+            "output": tmp_path / name,
+            "method": "kto",
+            "epochs": 2.0,
+            "learning_rate": 1e-3,
+            "max_length": 32,
+            "seed": 3,
+        }
+        return TrainingSettings(**defaults | options)
+
+    return settings

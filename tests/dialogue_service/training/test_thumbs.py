@@ -1,44 +1,20 @@
 """Preference tuning by KTO, with TRL's own trainer on a tiny model."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from dialogue_service.training import thumbs, trainer
+from dialogue_service.training import preference, thumbs, trainer
+from dialogue_service.training.corpus import gather
 from dialogue_service.training.data import Thumb
 from dialogue_service.training.model import load
-from dialogue_service.training.settings import TrainingSettings
 from dialogue_service.training.trainer import run
-from tests.dialogue_service.training.conftest import WriteRows, votes
+from tests.dialogue_service.training.conftest import Tune
 from tests.dialogue_service.training.test_trainer import same_weights, weights
 
 THUMBS = [Thumb(("hello", "hi there"), True, "1-1"), Thumb(("a", "b", "thanks", "no"), False, "2-1")]
-Tune = Callable[..., TrainingSettings]
-
-
-@pytest.fixture
-def tune(base: Path, tmp_path: Path, write_rows: WriteRows) -> Tune:
-    """Settings of a run that tunes the tiny model on 120 votes; options override them."""
-
-    def settings(name: str = "tuned", **options: Any) -> TrainingSettings:
-        data = write_rows("votes.jsonl", votes(120))
-        defaults: dict[str, Any] = {
-            "data": (data,),
-            "model": str(base),
-            "output": tmp_path / name,
-            "method": "kto",
-            "epochs": 2.0,
-            "learning_rate": 1e-3,
-            "max_length": 32,
-            "seed": 3,
-        }
-        return TrainingSettings(**defaults | options)
-
-    return settings
 
 
 def test_the_prompt_and_the_padding_are_masked_and_the_end_is_learned(base: Path) -> None:
@@ -73,17 +49,6 @@ def test_examples_are_shuffled_by_the_seed_and_too_long_ones_left_out(base: Path
     assert all(len(row["prompt_ids"] + row["completion_ids"]) <= 24 for row in one)
 
 
-def test_agreement_counts_pairs_in_the_right_order(base: Path) -> None:
-    model, tokenizer = load(str(base))
-    known, odd = ("hello", "hi there friend"), ("hello", "qzx qzx")
-    right = [Thumb(known, True, "1-1"), Thumb(odd, False, "2-1")]
-    wrong = [Thumb(known, False, "1-1"), Thumb(odd, True, "2-1")]
-    assert thumbs.agreement(model, tokenizer, right, 32) == 1.0
-    assert thumbs.agreement(model, tokenizer, wrong, 32) == 0.0
-    assert thumbs.agreement(model, tokenizer, [*right, *wrong], 32) == 0.5
-    assert thumbs.agreement(model, tokenizer, right[:1], 32) is None
-
-
 def test_log_probabilities_are_those_of_the_reply_alone(base: Path) -> None:
     model, tokenizer = load(str(base))
     rows = [thumbs.encode_thumb(thumb, tokenizer, 64) for thumb in THUMBS]
@@ -102,8 +67,16 @@ def test_log_probabilities_are_those_of_the_reply_alone(base: Path) -> None:
 def test_what_is_liked_becomes_likelier_than_what_is_not(tune: Tune, base: Path, lora: int) -> None:
     settings = tune(lora=lora, learning_rate=5e-3 if lora else 1e-3)
     card = run(settings)
-    before, after = card["scores"]["before"], card["scores"]["after"]
-    assert before["agreement"] < 0.9 <= after["agreement"]
+    unseen = gather(settings).held_out_thumbs
+
+    def agreement(folder: Path | None) -> float:
+        """By what the model finds probable alone."""
+        assert folder
+        return preference.agreement(*load(str(folder)), None, unseen, 32) or 0.0
+
+    assert agreement(base) < 0.9 <= agreement(settings.output)
+    assert card["scores"]["before"]["agreement"] == agreement(base)
+    assert card["scores"]["after"]["agreement"] > 0.9
     assert card["training"]["learned_from"].endswith(" thumbs")
     assert card["training"]["held_out_thumbs"] > 10
     assert card["base_model"] == "base"
