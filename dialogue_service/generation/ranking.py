@@ -28,7 +28,7 @@ DOUBT = 0.1
 """Nats per token by which a candidate may be less sure than the surest, ..."""
 RELATIVE_DOUBT = 0.3
 """... or this share of what a token costs on average, where that is more: some models are never sure."""
-LIKING = 4.0
+LIKING = 8.0
 """Weight of the log probability that the reply is liked, as far as thumbs tell (`preference`)."""
 REPETITION = 1.0
 """Nats taken off for each phrase that the model has said before in the conversation."""

@@ -50,7 +50,7 @@ class TrainingSettings:
     epochs: float = 6.0
     max_steps: int | None = None
     learning_rate: float | None = None
-    beta: float = 1.0
+    beta: float = 3.0
     warmup: float = 0.03
     weight_decay: float = 0.01
     tokens_per_batch: int = 1600

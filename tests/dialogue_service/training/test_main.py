@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,10 @@ from dialogue_service.training import trainer
 from dialogue_service.training.__main__ import main
 from dialogue_service.training.settings import TrainingSettings
 from shared.registry import About, Pointer, Registry
+from shared.settings import REPOSITORY
 from tests.dialogue_service.training.conftest import WriteRows, votes
+from tests.dialogue_service.training.test_trainer import same_weights
+from tests.servers import wait_until
 
 TinyRun = Callable[..., TrainingSettings]
 
@@ -54,6 +59,37 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert main(arguments(settings)) == 130
     assert "--resume" in capsys.readouterr().err
     assert settings.checkpoints.exists()
+
+
+def test_a_run_killed_at_a_random_moment_ends_as_one_that_was_not(tiny_run: TinyRun) -> None:
+    """Killed twice, once right after a checkpoint has begun to be written."""
+    whole, killed = (tiny_run(name, max_steps=60, checkpoint_every=10) for name in ("whole", "killed"))
+
+    def command(settings: TrainingSettings, *more: str) -> list[str]:
+        options = {
+            "data": settings.data[0],
+            "valid-data": settings.data[0],
+            "from-scratch": settings.from_scratch,
+            "output": settings.output,
+            "max-steps": settings.max_steps,
+            "checkpoint-every": settings.checkpoint_every,
+            "max-length": settings.max_length,
+            "tokens-per-batch": settings.tokens_per_batch,
+        }
+        given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        return [sys.executable, "-m", "dialogue_service.training", *given, *more]
+
+    def started(*more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command(killed, *more), cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+
+    for first, more in ((10, ()), (30, ("--resume",))):
+        with started(*more) as process:
+            wait_until((killed.checkpoints / f"checkpoint-{first}").exists, 60)
+            process.kill()
+        assert not (killed.output / "model.safetensors").exists()
+    for settings, again in ((killed, ("--resume",)), (whole, ())):
+        subprocess.run(command(settings, *again), cwd=REPOSITORY, check=True, stderr=subprocess.DEVNULL)
+    assert same_weights(whole.output, killed.output)
 
 
 @pytest.fixture
