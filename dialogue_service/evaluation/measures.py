@@ -62,7 +62,7 @@ def share(hits: Sequence[bool]) -> float:
 
 
 def agreement(up: Sequence[float], down: Sequence[float]) -> float:
-    """How often a reply with thumbs up is more probable than one with thumbs down; 0.5 is chance.
+    """How often a reply with thumbs up ranks above one with thumbs down; 0.5 is chance.
 
     Over all such pairs, ties count half: the area under the ROC curve (Mann and Whitney 1947).
     """

@@ -142,7 +142,7 @@ def readme(card: dict[str, Any]) -> str:
 def _agreement(before: dict[str, float], after: dict[str, float]) -> list[str]:
     return [
         "",
-        "A held-out reply with thumbs up is more probable than one with thumbs down in"
+        "A held-out reply with thumbs up ranks above one with thumbs down in"
         f" {after['agreement']:.1%} of the pairs, before the training in {before['agreement']:.1%}"
         " (50 % is chance).",
     ]
