@@ -14,16 +14,18 @@ from dialogue_service.training.data import DataFile
 from dialogue_service.training.settings import SettingsError, TrainingSettings
 from shared import gate
 
-ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources"})
+ABOUT_KEYS = frozenset({"description", "limits", "licence", "sources", "replies"})
 SOURCE_KEYS = frozenset({"name", "licence", "attribution"})
+REPLY_KEYS = frozenset({"message", "reply", "sensible"})
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "hidden_size", "num_hidden_layers")
 
 
 def read_about(path: Path | None) -> dict[str, Any]:
-    """Read what only a person knows: `description`, `limits`, `licence` (texts) and `sources` of the data.
+    """Read what only a person knows.
 
-    A source is `{"name", "licence", "attribution"}`, other keys are kept. Raises `SettingsError` for
-    other shapes.
+    That is `description`, `limits`, `licence` (texts), `sources` of the data, and `replies` that were read.
+    A source is `{"name", "licence", "attribution"}`, a reply `{"message", "reply", "sensible"}`; other keys
+    are kept. Raises `SettingsError` for other shapes.
     """
     if path is None:
         return {}
@@ -36,6 +38,9 @@ def read_about(path: Path | None) -> dict[str, Any]:
     for source in about.get("sources", []):
         if not isinstance(source, dict) or not source.keys() >= SOURCE_KEYS:
             raise SettingsError(f"{path}: every source needs {', '.join(sorted(SOURCE_KEYS))}")
+    for reply in about.get("replies", []):
+        if not isinstance(reply, dict) or not reply.keys() >= REPLY_KEYS:
+            raise SettingsError(f"{path}: every reply needs {', '.join(sorted(REPLY_KEYS))}")
     return about
 
 
@@ -135,8 +140,30 @@ def readme(card: dict[str, Any]) -> str:
         *(f"- {key}: {value}" for key, value in card["settings"].items() if value not in (None, [])),
         *(f"- {key} {value}" for key, value in card["versions"].items()),
         "",
+        *(_replies(card["replies"]) if "replies" in card else []),
     ]
     return "\n".join(lines)
+
+
+def _replies(replies: Sequence[dict[str, Any]]) -> list[str]:
+    sensible = sum(reply["sensible"] for reply in replies)
+    return [
+        "## Replies that were read",
+        "",
+        f"To messages that each begin a conversation; {sensible} of {len(replies)} were judged sensible.",
+        "",
+        "| message | reply | |",
+        "|---|---|---|",
+        *(
+            f"| {_cell(reply['message'])} | {_cell(reply['reply'])} | {'' if reply['sensible'] else 'no'} |"
+            for reply in replies
+        ),
+        "",
+    ]
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _agreement(before: dict[str, float], after: dict[str, float]) -> list[str]:

@@ -58,7 +58,12 @@ def test_three_rows_are_memorised(tiny_run: TinyRun, save_dtype: str) -> None:
 def test_the_card_is_complete(tiny_run: TinyRun, tmp_path: Path) -> None:
     about = tmp_path / "about.json"
     source = {"name": "pairs", "licence": "MIT", "attribution": "Made for this test."}
-    about.write_text(json.dumps({"description": "A test.", "limits": "Tiny.", "sources": [source]}))
+    replies = [
+        {"message": "a | b", "reply": "Which?", "sensible": True},
+        {"message": "c", "reply": "D.", "sensible": False},
+    ]
+    told_of_it = {"description": "A test.", "limits": "Tiny.", "sources": [source], "replies": replies}
+    about.write_text(json.dumps(told_of_it))
     settings = tiny_run(name="card-test", about=about)
     card = run(settings)
     assert json.loads((settings.output / "card.json").read_text()) == card
@@ -85,6 +90,9 @@ def test_the_card_is_complete(tiny_run: TinyRun, tmp_path: Path) -> None:
         "A test.",
         "Tiny.",
         "Made for this test.",
+        "1 of 2 were judged sensible",
+        "| a \\| b | Which? |  |",
+        "| c | D. | no |",
         str(after["loss"]),
         card["data"][0]["sha256"],
     )
