@@ -9,8 +9,12 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import pytest
 
+from tests import checkpoints
+from tests.both import both
+from tests.collector import Collector, collecting
 from tests.outside import REDIS_SERVERS, redis_program
 from tests.servers import RedisServer
 
@@ -55,3 +59,28 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A bundled server of the test's own, to be killed and started again."""
     with RedisServer(redis_program("bundled"), tmp_path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Small ones for both services: one that talks, one that finds intents."""
+    folder = tmp_path_factory.mktemp("two")
+    return checkpoints.gpt2_like(folder / "talker"), checkpoints.bert_encoder(folder / "finder")
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """Takes traces."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def observed(
+    two_models: tuple[Path, Path], redis_server: RedisServer, collector: Collector
+) -> Iterator[dict[str, httpx.Client]]:
+    """Both services, which send their traces to the collector."""
+    redis_server.empty()
+    to = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
+    with both(*two_models, REDIS_URL=redis_server.url, **to) as clients:
+        yield clients

@@ -1,8 +1,6 @@
 """What people write stays out of logs, metrics and traces, unless LOG_MESSAGES lets it into the log."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +11,9 @@ from websockets.sync.client import connect
 
 from dialogue_service import keys, prompt
 from intent_service.classifiers.embedding import EmbeddingClassifier
-from tests import checkpoints
-from tests.both import both
-from tests.collector import Collector, collecting
+from tests.collector import Collector
 from tests.logs import Log, logging_to
-from tests.servers import RedisServer, wait_until
+from tests.servers import wait_until
 from tools import openapi
 
 MARK = "Xylophonquark"
@@ -86,27 +82,6 @@ REQUESTS: dict[str, list[tuple[str, str, Any]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return checkpoints.gpt2_like(folder / "talker"), checkpoints.bert_encoder(folder / "finder")
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
-
-
-@pytest.fixture(scope="module")
-def services(
-    models: tuple[Path, Path], redis_server: RedisServer, collector: Collector
-) -> Iterator[dict[str, httpx.Client]]:
-    to = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with both(*models, REDIS_URL=redis_server.url, **to) as clients:
-        yield clients
-
-
 def send(client: httpx.Client, method: str, path: str, body: Any) -> int:
     content = body if isinstance(body, str) else None
     headers = {"Content-Type": "application/json", "Idempotency-Key": MARK, "User-Agent": MARK}
@@ -127,12 +102,12 @@ def talk(client: httpx.Client, *messages: str) -> list[str]:
     return ends
 
 
-def assert_nowhere(log: Log, services: dict[str, httpx.Client], collector: Collector) -> None:
+def assert_nowhere(log: Log, observed: dict[str, httpx.Client], collector: Collector) -> None:
     assert MARK.lower() not in log.text.lower()
-    for client in services.values():
+    for client in observed.values():
         assert MARK.lower() not in client.get("/metrics").text.lower()
     sent = len(collector.spans)
-    for client in services.values():
+    for client in observed.values():
         client.get("/info")
     wait_until(lambda: len(collector.spans) >= sent + 2)
     assert sent
@@ -148,23 +123,23 @@ def test_every_operation_is_among_the_requests() -> None:
 
 
 def test_whatever_is_asked_no_text_is_seen_from_outside(
-    services: dict[str, httpx.Client], collector: Collector, redis_url: str
+    observed: dict[str, httpx.Client], collector: Collector, redis_url: str
 ) -> None:
     with logging_to() as log:
         statuses = {
-            send(services[service], *request) for service, asked in REQUESTS.items() for request in asked
+            send(observed[service], *request) for service, asked in REQUESTS.items() for request in asked
         }
         assert {200, 400, 404, 405, 409, 413, 422} <= statuses
         assert max(statuses) < 500
         good = json.dumps({"message": f"{MARK} hello"})
-        assert talk(services["dialogue"], good, f'{{"message": "{MARK}', f'{{"{MARK}": 1}}') == [
+        assert talk(observed["dialogue"], good, f'{{"message": "{MARK}', f'{{"{MARK}": 1}}') == [
             "done",
             "error",
             "error",
         ]
         wait_until(lambda: log.lines(message="request", route="/chat/ws", status=101))
     assert len(log.lines(message="request")) > 40
-    assert_nowhere(log, services, collector)
+    assert_nowhere(log, observed, collector)
 
 
 def _fails(*_: Any, **__: Any) -> Any:
@@ -184,7 +159,7 @@ async def _refuses(*_: Any, **__: Any) -> Any:
     ],
 )
 def test_nor_what_an_error_quotes(
-    services: dict[str, httpx.Client],
+    observed: dict[str, httpx.Client],
     collector: Collector,
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,43 +171,43 @@ def test_nor_what_an_error_quotes(
     monkeypatch.setattr(broken, name, failing)
     body = {"message": f"{MARK} {name}"}
     with logging_to() as log:
-        assert services["dialogue"].post("/chat", json=body).status_code == status
-        services["dialogue"].post("/chat/stream", json=body)
-        assert talk(services["dialogue"], json.dumps(body)) == ["done" if status == 200 else "error"]
+        assert observed["dialogue"].post("/chat", json=body).status_code == status
+        observed["dialogue"].post("/chat/stream", json=body)
+        assert talk(observed["dialogue"], json.dumps(body)) == ["done" if status == 200 else "error"]
         wait_until(lambda: log.lines(message="request", route="/chat/ws", status=101))
     if failing is _fails:
         assert "RuntimeError" in log.text  # it is told, with where it happened
         assert f"in {failing.__name__}" in log.text
-    assert_nowhere(log, services, collector)
+    assert_nowhere(log, observed, collector)
 
 
 def test_nor_what_stands_in_a_memory_that_somebody_spoilt(
-    services: dict[str, httpx.Client], collector: Collector, redis_url: str
+    observed: dict[str, httpx.Client], collector: Collector, redis_url: str
 ) -> None:
     with Redis.from_url(redis_url) as redis:
         redis.hset(keys.CONVERSATIONS, "default", "1")
         redis.xadd(f"{keys.STREAM}1", {"turn": json.dumps({"message": MARK, "reply": 7})})
     with logging_to() as log:
         for method, path in (("POST", "/chat"), ("GET", "/memory")):
-            assert send(services["dialogue"], method, path, {"message": "hi"}) == 500
+            assert send(observed["dialogue"], method, path, {"message": "hi"}) == 500
     assert "ValidationError" in log.text
-    assert_nowhere(log, services, collector)
+    assert_nowhere(log, observed, collector)
 
 
 def test_with_log_messages_the_log_has_them_and_nothing_else_does(
-    services: dict[str, httpx.Client],
+    observed: dict[str, httpx.Client],
     collector: Collector,
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with logging_to(texts=True) as log:
         body = {"message": f"{MARK} once more"}
-        reply = services["dialogue"].post("/chat", json=body).raise_for_status().json()["reply"]
+        reply = observed["dialogue"].post("/chat", json=body).raise_for_status().json()["reply"]
         monkeypatch.setattr(prompt, "encode", _fails)
-        assert services["dialogue"].post("/generate", json={"input": "hi"}).status_code == 500
+        assert observed["dialogue"].post("/generate", json={"input": "hi"}).status_code == 500
     said, asked = (line["texts"] for line in reversed(log.lines(message="texts")))
     assert (said["message"], said["reply"]) == (body["message"], reply)
     assert asked["messages"] == [body["message"]]
     assert f"RuntimeError: cannot work with {MARK}" in log.text
     with logging_to() as silent:
-        assert_nowhere(silent, services, collector)
+        assert_nowhere(silent, observed, collector)

@@ -6,7 +6,6 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from tests import checkpoints
 from tests.both import both
 
 PATHS = {
@@ -15,13 +14,14 @@ PATHS = {
 }
 
 
-def test_no_request_asks_for_one(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    models = checkpoints.gpt2_like(tmp_path / "talker"), checkpoints.bert_encoder(tmp_path / "finder")
+def test_no_request_asks_for_one(
+    two_models: tuple[Path, Path], redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
 
     async def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a thread was asked for")
 
-    with both(*models, REDIS_URL=redis_url) as clients:
+    with both(*two_models, REDIS_URL=redis_url) as clients:
         # The framework's way into a thread, which it takes for each dependency that is not a coroutine.
         monkeypatch.setattr(anyio.to_thread, "run_sync", refuse)
         dialogue, intent = clients["dialogue"], clients["intent"]

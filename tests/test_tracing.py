@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,36 +11,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from websockets.sync.client import connect
 
 from shared.settings import REPOSITORY
-from tests import checkpoints
 from tests.both import both
-from tests.collector import Collector, collecting
+from tests.collector import Collector
 from tests.logs import logging_to
 from tests.servers import RedisServer, free_port, wait_until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = "00-{}-b7ad6b7169203331-01"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return checkpoints.gpt2_like(folder / "talker"), checkpoints.bert_encoder(folder / "finder")
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
-
-
-@pytest.fixture(scope="module")
-def services(
-    models: tuple[Path, Path], redis_server: RedisServer, collector: Collector
-) -> Iterator[dict[str, httpx.Client]]:
-    redis_server.empty()
-    to = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with both(*models, REDIS_URL=redis_server.url, **to) as clients:
-        yield clients
 
 
 def turn_over(kind: str, client: httpx.Client, headers: dict[str, str]) -> None:
@@ -62,10 +38,10 @@ KINDS = {"/chat": "1", "/chat/stream": "2", "/chat/ws": "3"}
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_turn_is_one_trace_over_both_services(
-    services: dict[str, httpx.Client], collector: Collector, kind: str
+    observed: dict[str, httpx.Client], collector: Collector, kind: str
 ) -> None:
     trace = KINDS[kind] * 32
-    turn_over(kind, services["dialogue"], {"traceparent": TRACEPARENT.format(trace)})
+    turn_over(kind, observed["dialogue"], {"traceparent": TRACEPARENT.format(trace)})
     own = f"{'WS' if kind == '/chat/ws' else 'POST'} {kind}"
     wait_until(lambda: own in collector.of(trace).get("parley-dialogue", ()))  # the last one to end
     wait_until(lambda: "parley-intent" in collector.of(trace))
@@ -85,12 +61,12 @@ def test_a_turn_is_one_trace_over_both_services(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_services_log_a_turn_under_one_request_id_and_one_trace(
-    services: dict[str, httpx.Client], kind: str
+    observed: dict[str, httpx.Client], kind: str
 ) -> None:
     trace = KINDS[kind] * 31 + "f"
     with logging_to() as log:
         headers = {"traceparent": TRACEPARENT.format(trace), "X-Request-ID": f"id{KINDS[kind]}"}
-        turn_over(kind, services["dialogue"], headers)
+        turn_over(kind, observed["dialogue"], headers)
         # Over the WebSocket the turn and the connection are a line each.
         wait_until(lambda: len(log.lines(message="request", service="dialogue")) == 1 + (kind == "/chat/ws"))
     lines = log.lines(message="request")
@@ -100,8 +76,8 @@ def test_both_services_log_a_turn_under_one_request_id_and_one_trace(
     assert {line["route"] for line in lines if line["service"] == "dialogue"} == {kind}
 
 
-def test_health_and_metrics_make_no_spans(services: dict[str, httpx.Client], collector: Collector) -> None:
-    for client in services.values():
+def test_health_and_metrics_make_no_spans(observed: dict[str, httpx.Client], collector: Collector) -> None:
+    for client in observed.values():
         for path in ("/health/live", "/health/ready", "/metrics", "/info"):
             client.get(path, headers={"traceparent": TRACEPARENT.format(TRACE)}).raise_for_status()
     wait_until(lambda: len(collector.of(TRACE)) == 2)
@@ -110,10 +86,12 @@ def test_health_and_metrics_make_no_spans(services: dict[str, httpx.Client], col
     assert server == ["GET /info", "GET /info"]
 
 
-def test_a_collector_that_is_away_harms_nobody(models: tuple[Path, Path], redis_server: RedisServer) -> None:
+def test_a_collector_that_is_away_harms_nobody(
+    two_models: tuple[Path, Path], redis_server: RedisServer
+) -> None:
     redis_server.empty()
     to = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "50"}
-    with both(*models, REDIS_URL=redis_server.url, **to) as clients:
+    with both(*two_models, REDIS_URL=redis_server.url, **to) as clients:
         for kind in KINDS:
             turn_over(kind, clients["dialogue"], {})
 

@@ -99,3 +99,27 @@ def test_the_services_answer_about_themselves(parley: Parley) -> None:
     for url in parley.urls.values():
         assert httpx.get(f"{url}/health/live").json() == {"status": "live"}
         assert httpx.get(f"{url}/docs").status_code == 200
+
+
+# Told and asked a few messages later; the values are in no training dialogue of the starter.
+TOLD = {
+    "Ottoline": ("My name is Ottoline.", "What's my name?"),
+    "Zorbek": ("I have a dog called Zorbek.", "What is my dog called?"),
+    "Quillmoor": ("I live in Quillmoor.", "Where do I live?"),
+    "Bramwick": ("I live in Bramwick.", "Do you remember where I live?"),
+    "Tavish": ("My cat's name is Tavish.", "What's the name of my cat?"),
+    "Yorrick": ("I'm Yorrick.", "Do you know my name?"),
+}
+
+
+def test_it_recalls_what_it_was_told_until_it_is_to_forget(parley: Parley) -> None:
+    named, named_afterwards = [], []
+    for number, (value, (telling, asking)) in enumerate(TOLD.items()):
+        conversation = f"recall-{number}"
+        for message in (telling, "It's sunny today."):
+            say(parley, message, conversation)
+        named.append(value in say(parley, asking, conversation)["reply"])
+        parley.client.delete("/memory", params={"conversation": conversation}).raise_for_status()
+        named_afterwards.append(value in say(parley, asking, conversation)["reply"])
+    assert sum(named) >= 4
+    assert not any(named_afterwards)
