@@ -213,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for (method, votes), found in outcomes.items():
                 bars.update(task, description=f"seed {seed}: {method} on {votes} votes")
                 found.append(experiment.outcome(method, votes))
+                bars.console.print(f"seed {seed}, {method}: {found[-1]}", highlight=False)
                 bars.advance(task)
     text = report(outcomes, given.seeds, given.prompts, (time.perf_counter() - began) / 60)
     REPORT.write_text(text, encoding="utf-8")
