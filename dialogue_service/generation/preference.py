@@ -52,7 +52,7 @@ class Preference:
             return None
         kept = load_file(folder / FILE)
         weights, bias = kept.get("weights"), kept.get("bias")
-        shape = (model.get_output_embeddings().weight.shape[1], 2)
+        shape = (model.config.get_text_config().hidden_size, 2)
         if weights is None or bias is None or weights.shape != shape or bias.numel() != 1:
             raise ModelUnavailable(f"its {FILE} belongs to another model", "Train it again.", lasting=True)
         if not (weights.isfinite().all() and bias.isfinite().all()):

@@ -1,5 +1,6 @@
 """What thumbs taught about replies, and that it says which candidate is taken."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from dialogue_service.generation import precision
+from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.generation.packed import PackedModel
 from dialogue_service.generation.piece import KeyValues
 from dialogue_service.generation.preference import FILE, Preference
@@ -57,6 +59,20 @@ def test_it_is_kept_beside_the_weights(folder: Path, tmp_path: Path) -> None:
     assert again
     assert again.bias == line.bias
     assert torch.equal(again.weights, line.weights)
+
+
+@pytest.mark.anyio
+async def test_it_says_which_candidate_is_taken(folder: Path, dtype: str, tmp_path: Path) -> None:
+    liking = Path(shutil.copytree(folder, tmp_path / "liking"))
+    some(load_model(AutoModelForCausalLM, folder)).save(liking)
+
+    async def replies(model: Path) -> list[str]:
+        generator = LocalGenerator(model, context_tokens=64, reply_tokens=8, candidates=4, dtype=dtype)
+        return [await generator.reply(["hello"], seed=seed) for seed in range(10)]
+
+    plain, liked = await replies(folder), await replies(liking)
+    assert plain != liked
+    assert await replies(liking) == liked
 
 
 @pytest.mark.parametrize("fault", ["another model's", "no number", "half of it"])
