@@ -121,7 +121,8 @@ class _Long:
                 for values, name in zip(took, ("short", "long"), strict=True):
                     if number % 50 == 0:
                         self._say(f"turn {number} of {_TURNS}")
-                    body = {"message": f"And what about number {number}?", "conversation": name}
+                    # Different ones: intents of what was said before are known.
+                    body = {"message": f"And what about {name} number {number}?", "conversation": name}
                     values.append(await _timed(connection, "POST", "/chat", body))
         return took[0][8:], took[1][8:]
 
