@@ -150,8 +150,14 @@ class Decoding:
             if branch.finished or len(branch.ids) >= self._reply_tokens:
                 self.living.remove(i)
 
-    def known(self, branch: int) -> tuple[list[int], KeyValues]:
-        """The prompt with one reply, as far as the model has read both, and what it computed for them."""
+    def known(self, branch: int | None) -> tuple[list[int], KeyValues]:
+        """The prompt with one reply, as far as the model has read both, and what it computed for them.
+
+        None: a reply that was drawn before `again` is not there any more.
+        """
+        if branch is None:
+            self.tree.cut()
+            return self.tree.prompt[: self.tree.keys_values.length], self.tree.keys_values
         keys_values = self.tree.keep(branch)
         ids = [*self.tree.prompt, *self.branches[branch].ids][: keys_values.length]
         return ids, keys_values

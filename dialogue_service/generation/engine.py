@@ -110,16 +110,16 @@ class Engine:
     def _step(self) -> None:
         for job in [job for job in self._running if job.reply.cancelled()]:
             with self._failing([job]):
-                self._leave(job, 0)
+                self._leave(job)
         drawn: list[_Drawn] = []
         with self._failing(list(self._running)):
             drawn = self._compute(self._batch())
         for job, tokens, logprobs, without in drawn:
             with self._failing([job]):
                 job.decoding.extend(tokens, logprobs, without)
-                if (branch := job.progress()) is not None:
+                if job.progress():
                     self._typical_s += 0.2 * (time.monotonic() - self._running[job] - self._typical_s)
-                    self._leave(job, branch)
+                    self._leave(job)
 
     def _batch(self) -> dict[Job, list[Piece]]:
         """What each job feeds in this step. Prompts take turns: who has read goes to the end of the line."""
@@ -155,10 +155,10 @@ class Engine:
             begin = end
         return drawn
 
-    def _leave(self, job: Job, branch: int) -> None:
+    def _leave(self, job: Job) -> None:
         """Let a job go and keep what was computed for it."""
         del self._running[job]
-        ids, keys_values = job.decoding.known(branch)
+        ids, keys_values = job.decoding.known(job.branch)
         self._prefixes.put(ids, min(len(ids), len(job.decoding.tree.prompt)), keys_values)
 
     @contextmanager

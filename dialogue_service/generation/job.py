@@ -56,6 +56,9 @@ class Job:
         self._seed = seed
         self._stream = Stream(on_text) if on_text else None
         self._attempts = 0
+        self._drawn: list[Candidate] = []
+        self.branch: int | None = 0
+        """The one that became the reply; None for one of an earlier attempt."""
         self._made = time.monotonic()
         self._began: float
         self._spoke: float | None = None  # when the first token came
@@ -81,27 +84,25 @@ class Job:
             like=speaker.like,
         )
 
-    def progress(self) -> int | None:
-        """Called after each token. The branch that became the reply, once there is one."""
+    def progress(self) -> bool:
+        """Called after each token. True: there is a reply, and `branch` is what became it."""
         if self._spoke is None:
             self._spoke = time.monotonic()
         if self._stream:
             self._stream.show(self._speaker.text(self.decoding.branches[0].ids))
         if not self.decoding.done:
-            return None
+            return False
         self._attempts += 1
         metrics.GENERATED_TOKENS.inc(sum(len(branch.ids) for branch in self.decoding.branches))
-        chosen = self._streamed() if self._stream else self._best()
-        if chosen is not None:
-            text, branch = chosen
+        if text := self._streamed() if self._stream else self._best():
             metrics.PREFILL.observe(self._spoke - self._began)
             metrics.DECODE.observe(time.monotonic() - self._spoke)
             self.settle(text)
-            return branch
+            return True
         if self._attempts == _ATTEMPTS:
             raise EmptyReply
         self.decoding.again()
-        return None
+        return False
 
     def settle(self, result: str | Exception) -> None:
         """Give the waiting one a reply or an error."""
@@ -111,17 +112,20 @@ class Job:
             else:
                 self.reply.set_exception(result)
 
-    def _streamed(self) -> tuple[str, int] | None:
+    def _streamed(self) -> str:
         assert self._stream  # noqa: S101  # narrows the type
-        text = self._stream.end(self._speaker.text(self.decoding.branches[0].ids))
-        return (text, 0) if text else None
+        return self._stream.end(self._speaker.text(self.decoding.branches[0].ids))
 
-    def _best(self) -> tuple[str, int] | None:
-        candidates = [self._candidate(branch) for branch in self.decoding.branches]
-        best = ranking.best(candidates, self._turns)
-        if best is None or not best.text:
-            return None
-        return best.text, next(i for i, candidate in enumerate(candidates) if candidate.ids == best.ids)
+    def _best(self) -> str:
+        """The best of all that were drawn so far; nothing where another attempt may bring a better one."""
+        new = [self._candidate(branch) for branch in self.decoding.branches]
+        self._drawn += new
+        best = ranking.best(self._drawn, self._turns)
+        unlikely = self._speaker.preference is not None and best is not None and best.liking <= 0
+        if best is None or (unlikely and self._attempts < _ATTEMPTS):
+            return ""
+        self.branch = new.index(best) if best in new else None
+        return best.text
 
     def _candidate(self, branch: Branch) -> Candidate:
         text, preference = self._speaker.text(branch.ids).strip(), self._speaker.preference

@@ -8,7 +8,7 @@ from typing import Any, Literal
 Method = Literal["sft", "kto"]
 
 
-DEFAULT_RATE: dict[Method, float] = {"sft": 5e-5, "kto": 5e-5}
+DEFAULT_RATE: dict[Method, float] = {"sft": 5e-5, "kto": 2e-4}
 """Peak learning rates that benchmarks/learning.md was measured with, for a model as wide as the starter."""
 DEFAULT_WIDTH = 256
 """A wider model gets less, in proportion (for Adam: Yang et al. 2022, arXiv:2203.03466)."""

@@ -88,6 +88,8 @@ def run(
     if settings.lora:
         adapted: Any = learner.model
         model = adapted.merge_and_unload()
+    if settings.method == "kto":
+        thumbs.step_back(model, load(str(settings.model), settings.revision)[0])
     liked = preference.fit(model, tokenizer, corpus.thumbs, settings.max_length)
     after = scores(liked)
 

@@ -1,6 +1,7 @@
 """What thumbs taught about replies, and that it says which candidate is taken."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from dialogue_service.generation import precision
+from dialogue_service.generation.decoding import Decoding
 from dialogue_service.generation.local import LocalGenerator
 from dialogue_service.generation.packed import PackedModel
 from dialogue_service.generation.piece import KeyValues
@@ -73,6 +75,25 @@ async def test_it_says_which_candidate_is_taken(folder: Path, dtype: str, tmp_pa
     plain, liked = await replies(folder), await replies(liking)
     assert plain != liked
     assert await replies(liking) == liked
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("bias", "attempts"), [(1e3, 1), (-1e3, 3)])
+async def test_where_no_candidate_is_likely_to_be_liked_more_are_drawn(
+    folder: Path, tmp_path: Path, bias: float, attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liking = Path(shutil.copytree(folder, tmp_path / "liking"))
+    replace(some(load_model(AutoModelForCausalLM, folder)), bias=bias).save(liking)
+    drawn = []
+    again = Decoding.again
+    monkeypatch.setattr(Decoding, "again", lambda self: (drawn.append(1), again(self)))
+    generator = LocalGenerator(liking, context_tokens=64, reply_tokens=8, candidates=2, dtype="fp32")
+    turns = ["hello"]
+    for turn in range(1, 4):  # what is kept of a reply of an earlier attempt must serve the next turn
+        turns += [await generator.reply(turns, seed=turn), "and you?"]
+        assert len(drawn) == turn * (attempts - 1)
+    fresh = LocalGenerator(liking, context_tokens=64, reply_tokens=8, candidates=2, dtype="fp32")
+    assert await fresh.reply(turns, seed=9) == await generator.reply(turns, seed=9)
 
 
 @pytest.mark.parametrize("fault", ["another model's", "no number", "half of it"])

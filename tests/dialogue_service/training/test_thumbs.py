@@ -114,3 +114,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     shutil.rmtree(halved.checkpoints / "checkpoint-8")
     run(tune("halved", **options, resume=True))
     assert same_weights(whole.output, halved.output)  # type: ignore[arg-type]
+
+
+def test_half_of_what_the_weights_moved_is_kept(base: Path) -> None:
+    model, begun = load(str(base))[0], load(str(base))[0]
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 1
+    thumbs.step_back(model, begun)
+    for weights, before in zip(model.parameters(), begun.parameters(), strict=True):
+        torch.testing.assert_close(weights, before + thumbs.KEPT)
