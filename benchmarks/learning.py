@@ -240,7 +240,8 @@ A simulated person likes replies of at most {MOST_WORDS} words that ask somethin
 It says messages from the validation dialogues of {", ".join(CORPORA)}
 (each opens a conversation), votes on each reply of the starter, and the training that
 `make train` runs learns from the votes with its default settings. Replies are made by the service's own
-generator as it is set by default, best of four candidates.
+generator as it is set by default, best of four candidates; a version that has learned from thumbs draws up to
+twice more where it finds none likely to be liked.
 
 - preferred: on {prompts} messages that nobody voted on, the tuned model's reply and the untuned one's are
   compared; the person prefers the one it likes, and a tie (both or neither liked) counts half. By chance, or
