@@ -110,10 +110,14 @@ class Versions(Generic[M]):
         return await self._change(self._pointer)
 
     async def rollback(self) -> bool:
-        """Go back to the version that was active before. As `activate`; raises NothingToRollBack too."""
+        """Go back to the version that was active before. As `activate`; raises NothingToRollBack too.
+
+        Where that is the configured model and it cannot be had, the stand-in serves until it can, as it did.
+        """
         if not (history := self._usable_history()):
             raise NothingToRollBack
-        return await self._change(Pointer(active=history[-1], history=history[:-1]))
+        back = Pointer(active=history[-1], history=history[:-1])
+        return await self._change(back, standin=self._standin if back.active == CONFIGURED else "")
 
     def _exists(self, version: str) -> bool:
         return self._configured is not None if version == CONFIGURED else version in self._registry
@@ -125,10 +129,10 @@ class Versions(Generic[M]):
     def _serves(self, version: str) -> bool:
         return self._slot.ready and (version, self._slot.served) == self._brought
 
-    async def _change(self, pointer: Pointer) -> bool:
+    async def _change(self, pointer: Pointer, standin: str = "") -> bool:
         if self._swapping and not self._swapping.done():
             raise SwapInProgress
-        self._swapping = asyncio.create_task(self._swap(pointer))
+        self._swapping = asyncio.create_task(self._swap(pointer, standin))
         # Not cancelled with the caller: a change that has begun is brought to its end.
         await asyncio.wait({self._swapping}, timeout=_ANSWER_S)
         if not self._swapping.done():
@@ -137,13 +141,17 @@ class Versions(Generic[M]):
             raise problem
         return True
 
-    async def _swap(self, pointer: Pointer) -> Problem | None:
-        """Bring the new active version into service and only then write down that it is."""
+    async def _swap(self, pointer: Pointer, standin: str) -> Problem | None:
+        """Bring the new active version, or `standin`, into service and only then write down that it is."""
         started = self._starting is None or self._starting.done()
         # What start-up may still be fetching must not take the place of what was asked for after it.
         await _end(self._starting)
         if await self._bring(pointer.active, pointer):
             self._pointer = pointer
+            return None
+        if standin and await self._slot.put(standin, stands_in=True, record=partial(self._record, pointer)):
+            self._pointer = pointer
+            self._starting = asyncio.create_task(self._bring_up())
             return None
         if not started:
             self._starting = asyncio.create_task(self._bring_up())

@@ -365,9 +365,30 @@ async def test_an_activation_goes_before_what_start_up_is_still_after(
         models = await versions.models()
         assert (models.serving, models.failed) == ("v1", None)
         with pytest.raises(VersionUnusable, match=f"{hub_away}: .* hub cannot be reached"):
-            await versions.rollback()
+            await versions.activate("configured")
         models = await versions.models()
         assert (models.serving, models.active) == ("v1", "v1")
+
+
+async def test_a_rollback_to_what_cannot_be_had_goes_back_to_what_stood_in_for_it(
+    service: Service, hub_away: str, checkpoint: Checkpoint
+) -> None:
+    service.configured = hub_away
+    standin = str(checkpoint("standin"))
+    async with service.running(standin=standin) as versions:
+        await until(versions, lambda models: models.failed)
+        assert await versions.activate("v1")
+        assert await versions.rollback()
+        models = await until(versions, lambda models: models.failed and models.failed.retry_in_s)
+        assert (models.serving, models.active, models.previous) == ("standin", "configured", None)
+    async with service.running(standin=standin) as versions:
+        assert (await versions.models()).active == "configured"
+    async with service.running(wait=False) as versions:  # where nothing stands in, what serves serves on
+        await until(versions, lambda models: models.failed)
+        assert await versions.activate("v1")
+        with pytest.raises(VersionUnusable):
+            await versions.rollback()
+        assert (await versions.models()).serving == "v1"
 
 
 async def test_what_is_on_its_way_already_is_not_begun_anew(
