@@ -20,7 +20,7 @@ from dialogue_service.training.corpus import Corpus
 from dialogue_service.training.data import Dialogue
 from dialogue_service.training.preference import rate
 from dialogue_service.training.rows import IGNORED, Row, collate, encode
-from dialogue_service.training.thumbs import encode_thumb
+from dialogue_service.training.thumbs import encode_thumbs
 from shared.problems import EmptyReply
 
 _SEED = 20270114
@@ -82,8 +82,7 @@ def measure(folder: Path, corpus: Corpus, generation: dict[str, Any], progress: 
         for turns in small_talk.conversations()
     ]
     expected = _likelihoods(model, tokenizer, proper, length)
-    encoded = [(encode_thumb(thumb, tokenizer, length), thumb.up) for thumb in corpus.held_out_thumbs]
-    rows = [(row, up) for row, up in encoded if row is not None]
+    rows = encode_thumbs(corpus.held_out_thumbs, tokenizer, length)
     ratings = rate(model, Preference.load(Path(folder), model), [row for row, _ in rows])
     del model
     room = {"queue": len(small_talk.conversations())}

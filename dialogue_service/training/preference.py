@@ -12,7 +12,7 @@ from dialogue_service.generation.preference import LastStates, Preference
 from dialogue_service.training.corpus import LEAST_EACH
 from dialogue_service.training.data import Thumb
 from dialogue_service.training.rows import IGNORED, Row, collate
-from dialogue_service.training.thumbs import BATCH, encode_thumb, mean_log_probabilities
+from dialogue_service.training.thumbs import BATCH, encode_thumbs, mean_log_probabilities
 
 _DECAY = 0.1
 """L2 penalty on the weights of standardized features: there are hundreds of them, and as few votes."""
@@ -24,12 +24,11 @@ def fit(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, thumbs: Sequence[Thumb], max_length: int
 ) -> Preference | None:
     """Logistic regression on what the model makes of the replies; None with too few thumbs of either kind."""
-    encoded = [(encode_thumb(thumb, tokenizer, max_length), thumb.up) for thumb in thumbs]
-    fit_in = [(row, up) for row, up in encoded if row is not None]
-    up = torch.tensor([float(up) for _, up in fit_in], dtype=torch.float64)
+    rated = encode_thumbs(thumbs, tokenizer, max_length)
+    up = torch.tensor([float(up) for _, up in rated], dtype=torch.float64)
     if min(up.sum(), (1 - up).sum()) < LEAST_EACH:
         return None
-    states = _states(model, [row for row, _ in fit_in])
+    states = _states(model, [row for row, _ in rated])
     features = torch.stack([torch.cat((own.mean(0), own[-1])) for own in states]).double()
     middle, spread = features.mean(0), features.std(0).clamp_min(_LEAST_DEVIATION)
     weights, bias = _regress((features - middle) / spread, up)
@@ -59,11 +58,10 @@ def agreement(
 
     Over all such pairs; 0.5 is chance (the area under the ROC curve). None without thumbs of both kinds.
     """
-    encoded = [(encode_thumb(thumb, tokenizer, max_length), thumb.up) for thumb in thumbs]
-    fit_in = [(row, up) for row, up in encoded if row is not None]
-    ratings = rate(model, preference, [row for row, _ in fit_in])
-    above = [rating for rating, (_, up) in zip(ratings, fit_in, strict=True) if up]
-    below = [rating for rating, (_, up) in zip(ratings, fit_in, strict=True) if not up]
+    rated = encode_thumbs(thumbs, tokenizer, max_length)
+    ratings = rate(model, preference, [row for row, _ in rated])
+    above = [rating for rating, (_, up) in zip(ratings, rated, strict=True) if up]
+    below = [rating for rating, (_, up) in zip(ratings, rated, strict=True) if not up]
     if not above or not below:
         return None
     return round(measures.agreement(above, below), 4)

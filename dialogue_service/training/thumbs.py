@@ -31,6 +31,14 @@ def encode_thumb(thumb: Thumb, tokenizer: PreTrainedTokenizerBase, max_length: i
     return encode(Dialogue(thumb.turns, (*said, True)), tokenizer, max_length)
 
 
+def encode_thumbs(
+    thumbs: Sequence[Thumb], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> list[tuple[Row, bool]]:
+    """The rows of those that fit, and whether they are up."""
+    encoded = ((encode_thumb(thumb, tokenizer, max_length), thumb.up) for thumb in thumbs)
+    return [(row, up) for row, up in encoded if row is not None]
+
+
 def mean_log_probabilities(model: PreTrainedModel, rows: Sequence[Row]) -> list[float]:
     """For each row the mean log probability (nats) of its learned tokens."""
     model.train(False)
