@@ -34,13 +34,16 @@ class Client(Redis):
         self._away = False
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """As Redis. Raises MemoryUnavailable in place of redis.RedisError."""
+        """As Redis. Raises MemoryUnavailable in place of redis.RedisError, and after ANSWER_S seconds."""
         try:
-            with REDIS.labels(str(args[0])).time():
-                answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            # Not the library's own socket_timeout: it sends under asyncio.wait_for, which before Python 3.12
+            # loses a cancellation that comes as the sending ends. A deadline or a hang-up would be forgotten.
+            async with asyncio.timeout(ANSWER_S):
+                with REDIS.labels(str(args[0])).time():
+                    answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except NoScriptError:
             raise  # the library's own affair: it sends the script then
-        except RedisError as error:
+        except (RedisError, TimeoutError) as error:
             problem = MemoryUnavailable(await self._reason(error), retry_after_s=_RETRY_AFTER_S)
             if not self._away:  # said once per outage, not once per command
                 logger.warning("no answer from Redis (%s): %s", type(error).__name__, problem.detail)
@@ -49,7 +52,7 @@ class Client(Redis):
         self._away = False
         return answer
 
-    async def _reason(self, error: RedisError) -> str | None:
+    async def _reason(self, error: Exception) -> str | None:
         """None: Redis does not answer, and nobody knows why."""
         if isinstance(error, BusyLoadingError):
             return "Redis is still reading its memory from the disk. Send it again in a moment."
@@ -69,7 +72,7 @@ def connect(url: str, folder: Path | None = None) -> Client:
         max_connections=64,
         timeout=_CONNECT_S,
         socket_connect_timeout=_CONNECT_S,
-        socket_timeout=ANSWER_S,
+        socket_timeout=None,
         decode_responses=True,
     )
     return Client(pool, folder)

@@ -32,6 +32,14 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return ARGV[2]
 """
 
+_IDS = """
+local ids = {}
+for _, votes in ipairs(KEYS) do
+  for _, id in ipairs(redis.call('HKEYS', votes)) do ids[#ids + 1] = id end
+end
+return ids
+"""
+
 
 class FeedbackStore:
     """Votes in Redis. Every method may raise MemoryUnavailable."""
@@ -40,6 +48,7 @@ class FeedbackStore:
         self._redis: Any = redis  # typed loosely for the same reason as in `memory`
         self._memory = memory
         self._vote = redis.register_script(_VOTE)
+        self._all_ids = redis.register_script(_IDS)
 
     async def put(self, vote: ExchangeFeedback) -> Feedback:
         """Store a vote on an exchange in place of an earlier one. Raises NotFound when it does not exist."""
@@ -97,10 +106,8 @@ class FeedbackStore:
 
     async def _ids(self) -> list[str]:
         """Of all votes, the newest exchange first. Ids only: their texts need not all be in memory."""
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for number in [keys.NO_CONVERSATION, *await self._memory.numbers()]:
-                pipeline.hkeys(keys.FEEDBACK + number)
-            return sorted((id_ for ids in await pipeline.execute() for id_ in ids), key=_age)
+        numbers = [keys.NO_CONVERSATION, *await self._memory.numbers()]
+        return sorted(await self._all_ids(keys=[keys.FEEDBACK + number for number in numbers]), key=_age)
 
     async def _line(self, feedback_id: str) -> FeedbackExport | None:
         """None when it was deleted meanwhile."""

@@ -1,5 +1,6 @@
 """Failures of Redis as callers see them; tests/e2e/test_torture.py has the real full disk."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,18 @@ async def test_an_outage_is_logged_once(own_server: RedisServer, caplog: pytest.
         assert caplog.text.count("no answer from Redis") == 1
         own_server.start()
         await client.ping()
+
+
+async def test_a_caller_that_hangs_up_at_any_moment_is_gone(redis_url: str) -> None:
+    async with connection.connect(redis_url) as client:
+
+        async def ask_on_and_on() -> None:
+            while True:
+                await client.ping()
+
+        for moment in range(100):
+            caller = asyncio.create_task(ask_on_and_on())
+            await asyncio.sleep(0.0005 + moment * 0.00002)
+            caller.cancel()
+            done, _ = await asyncio.wait({caller}, timeout=5)
+            assert done, "the cancellation was lost"
