@@ -17,7 +17,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shared import metrics, problems, settings, telemetry, tracing
+from shared import allocator, metrics, problems, settings, telemetry, tracing
 from shared.access import MAX_BODY_BYTES, BearerKey, Bounds, OwnPages
 from shared.connections import BOUNDS
 from shared.contracts import Info, Liveness, Readiness
@@ -128,6 +128,7 @@ def _common(configured: ServiceSettings) -> APIRouter:
 
 def main(kind: type[settings.S], build: Callable[[settings.S], FastAPI]) -> None:
     """Serve until told to stop. A wrong setting ends it with one line and exit status 2."""
+    allocator.settle()
     try:
         configured = settings.load(kind)
     except SettingsFault as fault:

@@ -63,18 +63,20 @@ def _exact_sums() -> bool:
     return bool(able.get("avx512_vnni") or able.get("avx_vnni") or able.get("architecture") == "aarch64")
 
 
-class HalfEmbedding(nn.Module):
-    """An embedding kept in half precision, which loses nothing beside 8-bit layers, and given out in
-    float32."""
+class Int8Embedding(nn.Module):
+    """An embedding with rows in int8, each with a scale, as its weights are where the output layer shares
+    them."""
 
     def __init__(self, weight: Tensor) -> None:
         """`weight` has shape (tokens, dimensions)."""
         super().__init__()
-        self.weight = nn.Parameter(weight.detach().half(), requires_grad=False)
+        weight = weight.detach().float()
+        self.scales = weight.abs().amax(1, keepdim=True).clamp_min_(_LEAST_SCALE) / 127
+        self.weight = nn.Parameter((weight / self.scales).round_().to(torch.int8), requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids of any shape to float32 of that shape and one more dimension."""
-        return nn.functional.embedding(ids, self.weight).float()
+        return self.weight[ids] * self.scales[ids]
 
 
 def lighten(model: nn.Module) -> None:
@@ -95,7 +97,7 @@ def quantize(model: Any) -> None:
     """Replace the large linear layers of a model, its output layer too, by 8-bit ones, in place.
 
     GPT-2's Conv1D holds its matrix the other way round. What is small computes in float32; the input
-    embedding is halved, also where the output layer shared its weights. The old weights are freed one by one.
+    embedding too, also where the output layer shared its weights. The old weights are freed one by one.
     """
     for parent, name, layer in _layers(model, nn.Linear, Conv1D):
         if layer.weight.numel() >= _SMALLEST:
@@ -106,7 +108,7 @@ def quantize(model: Any) -> None:
     model.float()
     # Not where a subclass does more than look up.
     plain = type(embedding) is nn.Embedding
-    model.set_input_embeddings(HalfEmbedding(embedding.weight) if plain else embedding.float())
+    model.set_input_embeddings(Int8Embedding(embedding.weight) if plain else embedding.float())
 
 
 def _layers(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:

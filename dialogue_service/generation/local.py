@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dialogue_service.generation.sampling import Sampling
 from shared.checkpoint import load_tokenizer
 from shared.hub import ModelUnavailable
 
-_WARM_UP_S = 300.0
+_WARM_UP_S, _WARM_UP_TOKENS = 300.0, 8
 
 
 class LocalGenerator:
@@ -78,8 +79,8 @@ class LocalGenerator:
         return await asyncio.wrap_future(job.reply)
 
     def warm_up(self) -> None:
-        """One real reply."""
-        job = Job(self._speaker, ["Hello!"], None, None)
+        """One real reply, only shorter."""
+        job = Job(replace(self._speaker, reply_tokens=_WARM_UP_TOKENS), ["Hello!"], None, None)
         self._engine.submit(job)
         job.reply.result(_WARM_UP_S)
 

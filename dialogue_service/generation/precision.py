@@ -1,7 +1,5 @@
 """Loads a causal language model to where, and in the precision in which, it computes fastest here."""
 
-import ctypes
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from dialogue_service.generation import int8
+from shared import allocator
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
 
@@ -41,7 +40,7 @@ def load(folder: Path, dtype: str) -> Any:
     for parameter in model.parameters():
         # The loaded ones are views of the mapped file, any of which would keep all of it in memory.
         parameter.data = parameter.data.clone()
-    _give_back()
+    allocator.give_back()
     return model
 
 
@@ -50,9 +49,3 @@ def name_of(model: Any) -> str:
     if any(isinstance(module, int8.Int8Linear) for module in model.modules()):
         return "int8"
     return str(model.dtype).removeprefix("torch.")
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: glibc keeps most of what the wide weights took."""
-    with suppress(OSError, AttributeError):  # not Linux, or not glibc
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

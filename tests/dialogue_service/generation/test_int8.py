@@ -6,7 +6,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from dialogue_service.generation.int8 import HalfEmbedding, Int8Linear, lighten, quantize
+from dialogue_service.generation.int8 import Int8Embedding, Int8Linear, lighten, quantize
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_what_is_large_is_quantized_and_what_is_small_is_not() -> None:
     quantize(model)
     assert isinstance(model.conv, Int8Linear)
     assert isinstance(model.linear, Int8Linear)
-    assert isinstance(model.embed, HalfEmbedding)
+    assert isinstance(model.embed, Int8Embedding)
     assert isinstance(model.small, nn.Linear)
     assert (model(ids) - exact).norm() / exact.norm() < 0.03
 
