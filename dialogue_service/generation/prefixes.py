@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from dialogue_service.generation.piece import KeyValues
 
+_RUN = 16
+"""So many tokens in the same order are the same text, not chance. Were they, only time would be lost."""
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -23,6 +26,13 @@ class _Kept:
         the prompt's last token, which is always read anew.
         """
         return common >= self.prompt_length - 1
+
+    def left_behind_by(self, ids: Sequence[int]) -> bool:
+        """Whether `ids` begin in the midst of this: the window of its conversation has moved."""
+        first, held = list(ids[:_RUN]), list(self.ids)
+        return len(first) == _RUN and any(
+            held[begin : begin + _RUN] == first for begin in range(1, len(held) - _RUN + 1)
+        )
 
 
 class Prefixes:
@@ -56,8 +66,9 @@ class Prefixes:
 
     def put(self, ids: Sequence[int], prompt_length: int, keys_values: KeyValues) -> None:
         """Keep what was computed for `ids`, of which the first `prompt_length` were the prompt."""
-        for kept in [kept for kept in self._kept if kept.continued_by(common_length(kept.ids, ids))]:
-            self._remove(kept)
+        for kept in list(self._kept):
+            if kept.continued_by(common_length(kept.ids, ids)) or kept.left_behind_by(ids):
+                self._remove(kept)
         if 0 < keys_values.bytes <= self._capacity:
             self._add(_Kept(ids, prompt_length, keys_values))
         while self.bytes > self._capacity:

@@ -31,13 +31,17 @@ def test_it_is_close_to_float32(x: torch.Tensor) -> None:
 
 def test_a_row_does_not_depend_on_its_neighbours(layer: Int8Linear, x: torch.Tensor) -> None:
     whole = layer(x)
-    for n in (1, 2, 3, 5, 8, 16, 33):
+    for n in (2, 3, 5, 8, 16, 33):
         for begin in range(0, 64 - n, n):
             assert torch.equal(layer(x[begin : begin + n]), whole[begin : begin + n])
+    # One alone is computed in other steps, hence rounded otherwise: in the last bits, not in the 8 of x.
+    alone = torch.cat([layer(row[None]) for row in x])
+    assert ((alone - whole).abs().amax(1) / whole.abs().amax(1)).max() < 1e-6
 
 
 def test_a_row_of_zeros_is_the_bias(layer: Int8Linear) -> None:
     assert torch.equal(layer(torch.zeros(2, 200)), layer.bias.expand(2, -1))
+    assert torch.equal(layer(torch.zeros(1, 200)), layer.bias.expand(1, -1))
 
 
 def test_it_takes_any_leading_shape(layer: Int8Linear, x: torch.Tensor) -> None:

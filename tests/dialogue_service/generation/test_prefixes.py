@@ -72,6 +72,16 @@ def test_what_goes_on_replaces_what_it_goes_on_from() -> None:
     assert held(prefixes.take([1, 2, 3, 60, 4, 5])) == [1, 2, 3, 60, 4]
 
 
+def test_a_window_that_has_moved_replaces_what_it_moved_from() -> None:
+    prefixes = Prefixes(10 * ONE)
+    put(prefixes, list(range(40)))
+    put(prefixes, list(range(50, 80)))
+    put(prefixes, list(range(20, 45)))
+    assert len(prefixes) == 2
+    assert held(prefixes.take([*range(20, 45), 7])) == list(range(20, 45))
+    assert held(prefixes.take([*range(50, 80), 7])) == list(range(50, 80))
+
+
 def test_the_memory_is_bounded_and_the_least_recently_used_goes_first() -> None:
     prefixes = Prefixes(2 * ONE)
     put(prefixes, [1, 1, 1, 1])
