@@ -44,10 +44,10 @@ CANDIDATES = 4
 DISTRACTORS = 19
 EXCHANGES = 6
 _SEED = 20261122
-VERDICT = """What the ranking buys stands below, in whole conversations: it keeps the model from saying again what it has
-said. Of single replies it makes fewer odd ones, and no more than chance brings them nearer to what a person
-said; so the starter's probabilities hardly tell which reply is the right one. The numbers were chosen with
-the starter's first edition; no others do better by more than chance with this one.
+VERDICT = """What the ranking buys stands below, in whole conversations: it keeps the model from saying again
+what it has said. Of single replies it makes fewer odd ones, and no more than chance brings them nearer to
+what a person said; so the starter's probabilities hardly tell which reply is the right one. The numbers were
+chosen with the starter's first edition; no others do better by more than chance with this one.
 """
 
 
