@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch import Tensor, layer_norm
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2LMHeadModel
 
 from dialogue_service.generation.piece import Piece
@@ -29,10 +29,10 @@ class Gpt2:
         body: Any = model.transformer
         config = model.config
         self._embed, self._place, self._head = body.wte, body.wpe, model.lm_head
-        self._last, self._heads, self._dim = body.ln_f, config.n_head, config.n_embd // config.n_head
+        self._last, self._heads, self._dim = _normal(body.ln_f), config.n_head, config.n_embd // config.n_head
         self._blocks = [
-            (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.act,
-             block.mlp.c_proj, block.attn.scaling)
+            (_normal(block.ln_1), block.attn.c_attn, block.attn.c_proj, _normal(block.ln_2), block.mlp.c_fc,
+             block.mlp.act, block.mlp.c_proj, block.attn.scaling)
             for block in body.h
         ]  # fmt: skip
 
@@ -40,30 +40,30 @@ class Gpt2:
         """The logits (wanted, vocabulary); ids and positions are (tokens,), `wanted` are indices of them."""
         state = self._embed(ids) + self._place(positions)
         for layer, (before, ask, answer, between, widen, bend, narrow, scale) in enumerate(self._blocks):
-            state = state + answer(self._attend(ask(_normal(before, state)), pieces, layer, scale))
-            state = state + narrow(bend(widen(_normal(between, state))))
-        logits: Tensor = self._head(_normal(self._last, state[wanted]))
+            state = state + answer(self._attend(ask(layer_norm(state, *before)), pieces, layer, scale))
+            state = state + narrow(bend(widen(layer_norm(state, *between))))
+        logits: Tensor = self._head(layer_norm(state[wanted], *self._last))
         return logits
 
     def _attend(self, asked: Tensor, pieces: Sequence[Piece], layer: int, scale: float) -> Tensor:
         """Attention within each piece; `asked` holds queries, keys and values (tokens, 3 * width)."""
-        layers, tokens, width, dim = len(self._blocks), len(asked), self._heads * self._dim, self._dim
+        tokens, width, dim = len(asked), self._heads * self._dim, self._dim
         # Strides instead of several views: (queries, keys and values; one sequence; heads; tokens; dim).
         parts = asked.as_strided((3, 1, self._heads, tokens, dim), (width, 0, dim, 3 * width, 1))
+        queries, new = parts[0], parts[1:]
+        if len(pieces) == 1:
+            return self._within(pieces[0], queries, new, layer, scale)
         sizes = [len(piece.ids) for piece in pieces]
-        made = []
-        for piece, n, query, new in zip(
-            pieces,
-            sizes,
-            parts[0].split_with_sizes(sizes, 2),
-            parts[1:].split_with_sizes(sizes, 3),
-            strict=True,
-        ):
-            keys, values = piece.keys_values.write(layer, layers, new)
-            seen = scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale)
-            made.append(seen.view(1, width) if n == 1 else seen.transpose(1, 2).reshape(n, width))
-        return made[0] if len(made) == 1 else torch.cat(made)
+        cut = zip(pieces, queries.split_with_sizes(sizes, 2), new.split_with_sizes(sizes, 3), strict=True)
+        return torch.cat([self._within(piece, query, own, layer, scale) for piece, query, own in cut])
+
+    def _within(self, piece: Piece, query: Tensor, new: Tensor, layer: int, scale: float) -> Tensor:
+        keys, values = piece.keys_values.write(layer, len(self._blocks), new)
+        seen = scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale)
+        tokens = query.shape[2]
+        return (seen if tokens == 1 else seen.transpose(1, 2)).reshape(tokens, self._heads * self._dim)
 
 
-def _normal(norm: Any, x: Tensor) -> Tensor:
-    return layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+def _normal(norm: Any) -> tuple[Any, ...]:
+    """All that `layer_norm` takes but what is to be normalised; looking it up each time takes as long."""
+    return norm.normalized_shape, norm.weight, norm.bias, norm.eps

@@ -7,14 +7,12 @@ own dynamic quantization (one scale for the whole batch) does not give; so the s
 conversation is computed alone or beside others, at once or in chunks.
 """
 
-import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
@@ -22,7 +20,8 @@ _SMALLEST = 500_000
 """Weights below this many elements stay as they are: they fit into the processor's cache, so that reading
 fewer bytes gains nothing."""
 _LEAST_SCALE = 1e-30  # a row of zeros must not divide by zero
-_product: Any = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
+_packet = getattr(torch.ops.quantized, "linear_with_input_q_dq_qweight_dq_output_fp32", None)
+_product: Any = getattr(_packet, "default", None)
 """(float32 input, its scale, its zero point, weights) to float32."""
 
 
@@ -57,7 +56,8 @@ class Int8Linear(nn.Module):
         """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
         if x.numel() == x.shape[-1]:
             # The same numbers in fewer steps, for while one token is made at a time each step counts.
-            scale = max(vector_norm(x, math.inf).item(), _LEAST_SCALE) / self._levels
+            least, most = x.aminmax()
+            scale = max(-least.item(), most.item(), _LEAST_SCALE) / self._levels
             alone: Tensor = _product(x, scale, self._levels + 1, self._packed)
             return alone.add_(self.bias)
         scales = x.abs().amax(-1, keepdim=True).clamp_min_(_LEAST_SCALE).div_(self._levels)
