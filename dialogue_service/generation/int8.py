@@ -47,8 +47,8 @@ class Int8Linear(nn.Module):
             quantized = torch.quantize_per_channel(
                 weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
             )
-            self._packed = torch.ops.quantized.linear_prepack(quantized, None)
-        self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+            self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+            self._packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
         # Without VNNI the product of 8 by 8 bits overflows its 16-bit sums; 7 bits for activations do not.
         self._levels = 127 if _exact_sums() else 63
 
@@ -59,10 +59,11 @@ class Int8Linear(nn.Module):
             least, most = x.aminmax()
             scale = max(-least.item(), most.item(), _LEAST_SCALE) / self._levels
             alone: Tensor = _product(x, scale, self._levels + 1, self._packed)
-            return alone.add_(self.bias)
+            return alone
         scales = x.abs().amax(-1, keepdim=True).clamp_min_(_LEAST_SCALE).div_(self._levels)
-        whole = _product(x * scales.reciprocal(), 1.0, self._levels + 1, self._packed)
-        return torch.addcmul(self.bias, whole, scales)
+        # The product holds the bias, which is not to be scaled: this is bias + scales (product - bias).
+        product = _product(x * scales.reciprocal(), 1.0, self._levels + 1, self._packed)
+        return torch.lerp(self.bias, product, scales)
 
 
 def _exact_sums() -> bool:
