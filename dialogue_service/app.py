@@ -61,7 +61,7 @@ def create_app(settings: DialogueSettings) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(_WEB / "index.html", headers=PAGE_POLICY)
+        return FileResponse(_WEB / "index.html", headers={**PAGE_POLICY, "Cache-Control": "no-store"})
 
     return app
 
