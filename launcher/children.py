@@ -10,6 +10,7 @@ service: there children outlive a `kill -9` of the launcher (every other way to 
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -30,6 +32,8 @@ _RESTART_DELAY_S = 1.0
 _STEP_S = 0.1
 _REFUSED_SETTINGS = 2
 _STDERR = 2
+_PARENT_DEATH_SIGNAL = 1
+_libc = ctypes.CDLL(None)
 
 
 class StartFault(Exception):
@@ -59,13 +63,13 @@ class Child:
     log: Path | None = None
     watched: bool = True
     hindrance: Callable[[], str | None] = lambda: None
-    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    process: "subprocess.Popen[bytes] | Adopted | None" = field(default=None, init=False)
     restart_at: float | None = field(default=None, init=False)
     restarts: list[float] = field(default_factory=list, init=False)
     hindered: str | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Start the program. Must be called in the main thread (see `_die_with_launcher`)."""
+        """Start the program. Must be called in the main thread (see `die_with`)."""
         self.restart_at = None
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self.log.open("wb")) if self.log else _STDERR
@@ -78,7 +82,7 @@ class Child:
                 pass_fds=self.keep_open,
                 # A session of its own: Ctrl-C at the terminal reaches it through the launcher only.
                 start_new_session=True,
-                preexec_fn=_die_with_launcher(),
+                preexec_fn=partial(die_with, os.getpid()),
             )
 
     @property
@@ -107,6 +111,37 @@ class Child:
             self.process.wait()
 
 
+class Adopted:
+    """A child that this process has not started itself, with what is used of subprocess.Popen."""
+
+    def __init__(self, pid: int) -> None:
+        """`pid` must be a child of this process by now."""
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """As Popen.poll."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float = math.inf) -> int:
+        """As Popen.wait."""
+        until = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired([], timeout)
+            time.sleep(_STEP_S / 10)
+        return status
+
+    def terminate(self) -> None:
+        """As Popen.terminate."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+
 class Children:
     """All child processes of this launcher. A context manager for the main thread."""
 
@@ -132,10 +167,13 @@ class Children:
     def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stop_asked = True
 
-    def start(self, child: Child) -> None:
-        """Start `child` and keep it running."""
+    def start(self, child: Child, pid: int | None = None) -> None:
+        """Start `child`, or take the process `pid` for it, which runs already, and keep it running."""
         self._children.append(child)
-        child.start()
+        if pid is None:
+            child.start()
+        else:
+            child.process = Adopted(pid)
 
     def pause(self, seconds: float) -> None:
         """Wait, and meanwhile restart what dies.
@@ -184,18 +222,12 @@ class Children:
             child.start()
 
 
-def _die_with_launcher() -> Callable[[], None] | None:
-    """What a new child does first: asks Linux to kill it when the thread that started it ends.
+def die_with(parent: int) -> None:
+    """Ask Linux to kill this process when the thread that started it ends, its parent's main thread.
 
-    prctl(2), PR_SET_PDEATHSIG. The death is that of a thread, not of a process: hence the main thread only.
+    prctl(2), PR_SET_PDEATHSIG. Elsewhere it does nothing.
     """
-    if sys.platform != "linux":
-        return None
-    prctl, set_parent_death_signal, launcher = ctypes.CDLL(None).prctl, 1, os.getpid()
-
-    def in_child() -> None:
-        prctl(set_parent_death_signal, int(signal.SIGKILL))
-        if os.getppid() != launcher:  # it died before the call above
+    if sys.platform == "linux":
+        _libc.prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it died before the call above
             os._exit(1)
-
-    return in_child

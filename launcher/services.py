@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
+from launcher import prefork
 from launcher.children import Child, Children, StartFault
 from shared import settings
 from shared.contracts import Readiness
@@ -107,8 +108,7 @@ def check_ports(services: Sequence[Service], children: Children) -> None:
 
 def start(services: Sequence[Service], children: Children) -> list[Readiness]:
     """Start all, wait until all are ready however long it takes, and say meanwhile what is waited for."""
-    for service in services:
-        children.start(service.child())
+    prefork.start([service.child() for service in services], children)
     said: list[str] = []
     speak_at = time.monotonic() + _PATIENCE_S
     with httpx.Client(timeout=2.0, trust_env=False) as client:

@@ -198,7 +198,7 @@ def start(checkpoint: Path, say: Say, rounds: int) -> Section:
             connection.close()
             services = stack.services()
             for process in services:
-                name = next(part for part in process.cmdline() if "_service" in part)
+                name = " ".join(process.cmdline()).split()[-1]
                 alone.setdefault(f"{name} alone, GB", []).append(process.memory_info().rss / 1e9)
             together.append(sum(_proportional(process) for process in services) / 1e9)
     section.facts = {"first reply, s": Times(seconds).shown(1)}

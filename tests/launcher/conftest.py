@@ -17,6 +17,7 @@ import pytest
 from tests.outside import REDIS_SERVERS, redis_program
 from tests.servers import free_port, wait_until
 
+_HEAVY = ("torch", "transformers")
 _SETTINGS = """
 from typing import ClassVar
 from pydantic import Field
@@ -114,6 +115,9 @@ class Standing:
             (package / "__init__.py").touch()
             (package / "settings.py").write_text(_SETTINGS.format(**words))
             (package / "__main__.py").write_text(_SERVICE.format(**words))
+        for heavy in _HEAVY:  # empty here: the stand-ins do without, and importing it takes seconds
+            (folder / heavy).mkdir()
+            (folder / heavy / "__init__.py").touch()
 
     def launch(self, **environment: str) -> Launched:
         inherited = {
@@ -121,7 +125,7 @@ class Standing:
         }
         run = self.folder / f"run-{len(self.launched)}"
         run.mkdir()
-        for package in ("dialogue_service", "intent_service"):
+        for package in ("dialogue_service", "intent_service", *_HEAVY):
             (run / package).symlink_to(self.folder / package)
         launched = Launched(run, inherited | {"PARLEY_DATA": str(self.folder / "data")} | environment)
         self.launched.append(launched)
