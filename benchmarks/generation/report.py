@@ -60,4 +60,6 @@ Shape: {shape}, random weights, built on the spot. Times are medians in seconds 
 Each of them in a process of its own.
 
 Every column makes exactly as many tokens as asked for. No setting forces that: the weights make the end of
-a turn impossible to say (its logit is at most minus the square root of the width); results are counted."""
+a turn impossible to say (its logit is at most minus the square root of the width); results are counted.
+Nor can anything be said but capitalised words: their text, read again in the next turn, is the same tokens,
+as it is where a model has learned to write. Else each warm turn would read its last reply anew."""

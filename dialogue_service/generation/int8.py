@@ -104,8 +104,9 @@ def lighten(model: nn.Module) -> None:
 def quantize(model: Any) -> None:
     """Replace the large linear layers of a model, its output layer too, by 8-bit ones, in place.
 
-    GPT-2's Conv1D holds its matrix the other way round. What is small computes in float32; the input
-    embedding too, also where the output layer shared its weights. The old weights are freed one by one.
+    GPT-2's Conv1D holds its matrix the other way round. What is small computes in float32. The input
+    embedding has 8 bits, also where the output layer shares its weights. The old weights are freed one by
+    one.
     """
     for parent, name, layer in _layers(model, nn.Linear, Conv1D):
         if layer.weight.numel() >= _SMALLEST:

@@ -142,6 +142,8 @@ def test_the_page_is_served(client: httpx.Client) -> None:
     page = client.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
     assert "<title>Parley</title>" in page.text
+    # Else a browser would go on showing it after a key was set.
+    assert page.headers["Cache-Control"] == "no-store"
 
 
 def test_with_a_key_only_health_is_open(start: Start) -> None:
