@@ -50,18 +50,15 @@ class Gpt2:
         tokens, width, dim = len(asked), self._heads * self._dim, self._dim
         # Strides instead of several views: (queries, keys and values; one sequence; heads; tokens; dim).
         parts = asked.as_strided((3, 1, self._heads, tokens, dim), (width, 0, dim, 3 * width, 1))
-        queries, new = parts[0], parts[1:]
-        if len(pieces) == 1:
-            return self._within(pieces[0], queries, new, layer, scale)
         sizes = [len(piece.ids) for piece in pieces]
-        cut = zip(pieces, queries.split_with_sizes(sizes, 2), new.split_with_sizes(sizes, 3), strict=True)
-        return torch.cat([self._within(piece, query, own, layer, scale) for piece, query, own in cut])
-
-    def _within(self, piece: Piece, query: Tensor, new: Tensor, layer: int, scale: float) -> Tensor:
-        keys, values = piece.keys_values.write(layer, len(self._blocks), new)
-        seen = scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale)
-        tokens = query.shape[2]
-        return (seen if tokens == 1 else seen.transpose(1, 2)).reshape(tokens, self._heads * self._dim)
+        seen = []
+        for piece, query, new in zip(
+            pieces, parts[0].split_with_sizes(sizes, 2), parts[1:].split_with_sizes(sizes, 3), strict=True
+        ):
+            keys, values = piece.keys_values.write(layer, len(self._blocks), new)
+            seen.append(scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale))
+        together = torch.cat(seen, 2) if len(seen) > 1 else seen[0]
+        return together.transpose(1, 2).reshape(tokens, width)
 
 
 def _normal(norm: Any) -> tuple[Any, ...]:

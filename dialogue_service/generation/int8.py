@@ -60,8 +60,9 @@ class Int8Linear(nn.Module):
             scale = max(-least.item(), most.item(), _LEAST_SCALE) / self._levels
             alone: Tensor = _product(x, scale, self._levels + 1, self._packed)
             return alone
-        scales = x.abs().amax(-1, keepdim=True).clamp_min_(_LEAST_SCALE).div_(self._levels)
-        # The product holds the bias, which is not to be scaled: this is bias + scales (product - bias).
+        scales = x.abs().amax(-1, keepdim=True).div_(self._levels)
+        # The product holds the bias, which is not to be scaled: this is bias + scales (product - bias). Of a
+        # row of zeros the product is whatever int8 can hold, and goes with the scale, zero.
         product = _product(x * scales.reciprocal(), 1.0, self._levels + 1, self._packed)
         return torch.lerp(self.bias, product, scales)
 

@@ -50,13 +50,16 @@ def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 class Counted(PackedModel):
-    """A model that counts its passes and can be told to fail in the next one."""
+    """A model that counts its passes and their tokens, and can be told to fail in the next one."""
 
     passes = 0
+    most = 0
+    """Tokens of the largest pass."""
     fails = False
 
     def __call__(self, pieces: Sequence[Piece]) -> list[Tensor]:
         self.passes += 1
+        self.most = max(self.most, sum(len(piece.ids) for piece in pieces))
         if self.fails:
             self.fails = False
             raise RuntimeError("a broken pass")

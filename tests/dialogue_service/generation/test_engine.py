@@ -46,6 +46,20 @@ def test_a_long_prompt_does_not_hold_up_a_short_one(small: Bench) -> None:
     assert finished({"long": long, "short": short}) == ["short", "long"]
 
 
+def test_less_is_read_at_once_while_somebody_waits_for_a_token(small: Bench) -> None:
+    prompt = "word " * 60
+    small.run(prompt, reply_tokens=2)
+    assert small.model.most == 128
+    small.model.most = 0
+    begun = threading.Event()
+    speaking = small.job("Hi", reply_tokens=300, on_text=lambda _: begun.set())
+    small.engine.submit(speaking)
+    assert begun.wait(WAIT_S)
+    small.run("another " + prompt, reply_tokens=2)
+    speaking.reply.cancel()
+    assert small.model.most == 64 + 1
+
+
 def test_conversations_share_passes(small: Bench) -> None:
     jobs = {str(n): small.job(f"conversation {n}", reply_tokens=40) for n in range(8)}
     for job in jobs.values():

@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dialogue_service.generation.sampling import Sampling
+from dialogue_service.generation.sampling import Sampling, highest
 
 END = 99
 VOCABULARY = 100
@@ -23,6 +23,22 @@ VOCABULARY = 100
 def logits() -> torch.Tensor:
     torch.manual_seed(0)
     return torch.randn(6, VOCABULARY) * 3
+
+
+@pytest.mark.parametrize("count", [1, 5, 50, 5000])
+@pytest.mark.parametrize("columns", [40, 5003, 50257])
+def test_the_highest_are_those_of_topk(count: int, columns: int) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(3, columns)
+    scores[1, columns // 2 :] = -torch.inf
+    scores[2, -1] = 9.0  # behind the last whole block
+
+    values, ids = highest(scores, count)
+
+    expected = scores.topk(min(count, columns)).values
+    assert torch.equal(values, expected)
+    assert torch.equal(scores.gather(1, ids), expected)
+    assert all(len(set(row)) == len(row) for row in ids.tolist())
 
 
 def frequencies(sampling: Sampling, logits: torch.Tensor, reply: list[int]) -> torch.Tensor:
