@@ -60,17 +60,25 @@ class Stack:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_START_S)
 
     def serves(self, model: str) -> None:
-        """Wait until this model is the one that serves."""
+        """Wait until this model is the one that serves, and the intents are found too."""
         until = time.monotonic() + _READY_S
         while time.monotonic() < until:
-            connection = self.connect()
-            connection.request("GET", "/health/ready")
-            ready = json.loads(connection.getresponse().read())
-            connection.close()
-            if ready["model"]["serving"] == model:
+            replies, intents = self._ready(self.port), self._ready(self.intent_port)
+            if replies["model"]["serving"] == model and intents.get("status") == "ready":
                 return
             time.sleep(0.2)
         raise SystemExit(f"{model} did not come into service:\n{self.log.read_text()[-2000:]}")
+
+    def _ready(self, port: int) -> dict[str, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+        try:
+            connection.request("GET", "/health/ready")
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+            return answer
+        except ConnectionRefusedError:  # not yet
+            return {}
+        finally:
+            connection.close()
 
     def services(self) -> list[psutil.Process]:
         """The processes of both services."""
@@ -165,6 +173,8 @@ def around(words: Words, say: Say, requests: int) -> Section:
             began = time.perf_counter()
             reply = stack.chat(connection, words.turn(MESSAGE).strip())
             seconds = time.perf_counter() - began
+            if number >= 0 and reply["degraded"]:
+                raise RuntimeError("a reply was made without its intent")
             if number >= 0:
                 took["whole request"].append(1000 * seconds)
                 for part, part_ms in reply["timings"].items():

@@ -18,6 +18,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from intent_service import bundled
 from intent_service.classifiers import precision
+from intent_service.classifiers.bert import Bert
 from intent_service.classifiers.tokenizer import load_tokenizer
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
@@ -109,6 +110,7 @@ class SentenceEncoder:
         self._model = model
         self._tokenizer = tokenizer
         self._layers = model.num_parameters(exclude_embeddings=True)
+        self._lean = Bert.of(model)
         self._mixed = False  # computes in bfloat16 where that is safe
         self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
         self._tokenizer.padding_side = "right"  # the pooling below counts on it
@@ -123,7 +125,8 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, folder: Path, *, fast: bool = False) -> Self:
-        """Load an encoder from a model folder; with `fast` in bfloat16 where that keeps its vectors.
+        """Load an encoder from a model folder; with `fast` in bfloat16 where that is faster and
+        keeps its vectors.
 
         Raises ModelUnavailable.
         """
@@ -139,10 +142,13 @@ class SentenceEncoder:
         return cls.load(folder) if fast and not encoder._halve() else encoder
 
     def _halve(self) -> bool:
-        """Go over to bfloat16; False when the vectors are others then, and the encoder is spoilt."""
-        before = self.encode(precision.MESSAGES)
-        self._mixed = precision.bfloat16(self._model)
-        return not self._mixed or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
+        """Go over to bfloat16 if the processor can. False if that gains nothing; it is spoilt then."""
+        if not precision.computes_bfloat16():
+            return True
+        exact = precision.timed(lambda: self.encode(precision.MESSAGES))
+        precision.bfloat16(self._model)
+        self._mixed = True
+        return precision.worthwhile(exact, precision.timed(lambda: self.encode(precision.MESSAGES)))
 
     @property
     def dtype(self) -> str:
@@ -217,7 +223,9 @@ class SentenceEncoder:
         fed, pooled_tokens = self.tokenize(texts)
         # Without it, layers in bfloat16 would not take what those in float32 give.
         with torch.autocast("cpu", torch.bfloat16, enabled=self._mixed):
-            tokens = self._model(**fed).last_hidden_state.float()
+            lean = self._lean if not self._model.training else None
+            tokens = lean(**fed) if lean else self._model(**fed).last_hidden_state
+        tokens = tokens.float()
         pooled = torch.cat([_pool(mode, tokens, pooled_tokens) for mode in self.recipe.pooling], dim=-1)
         return torch.nn.functional.normalize(pooled, dim=-1)
 

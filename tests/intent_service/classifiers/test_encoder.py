@@ -1,5 +1,6 @@
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -181,21 +182,49 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     assert caught.value.lasting
 
 
-def test_fewer_bits_keep_the_vectors_or_are_not_used(minilm: Path, encoder: SentenceEncoder) -> None:
-    fast = SentenceEncoder.load(minilm, fast=True)
-    vectors = fast.encode(TEXTS)
-    assert vectors.dtype == torch.float32
-    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
-    same = bool(torch.equal(vectors, encoder.encode(TEXTS)))
-    assert same != bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+def take(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor have bfloat16, and each precision take so long."""
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: True)
+    took = iter((seconds["float32"], seconds["bfloat16"]))
+    monkeypatch.setattr(precision, "timed", lambda call: (call(), next(took)))
 
 
-def test_bits_that_are_missed_are_given_back(
+def test_fewer_bits_are_used_where_they_are_faster(
     minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_SAME", 1.1)
+    take({"float32": 2.0, "bfloat16": 1.0}, monkeypatch)
+    fast = SentenceEncoder.load(minilm, fast=True)
+    vectors = fast.encode(TEXTS)
+    assert fast.dtype == "bfloat16"
+    assert vectors.dtype == torch.float32
+    assert not torch.equal(vectors, encoder.encode(TEXTS))
+    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
+
+
+@pytest.mark.parametrize(("bfloat16_s", "same"), [(1.0, 1.1), (3.0, 0.999)])
+def test_bits_that_are_missed_or_gain_nothing_are_given_back(
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, bfloat16_s: float, same: float
+) -> None:
+    take({"float32": 2.0, "bfloat16": bfloat16_s}, monkeypatch)
+    monkeypatch.setattr(precision, "_SAME", same)
     exact = SentenceEncoder.load(minilm, fast=True)
+    assert exact.dtype == "float32"
     torch.testing.assert_close(exact.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6, rtol=0)
+
+
+def test_without_bfloat16_nothing_changes(
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: False)
+    exact = SentenceEncoder.load(minilm, fast=True)
+    assert exact.dtype == "float32"
+
+
+def test_the_faster_of_several_runs_counts_and_not_the_first() -> None:
+    pauses = iter((0.2, *[0.02] * 10))
+    result, seconds = precision.timed(lambda: time.sleep(next(pauses)) or "done")
+    assert result == "done"
+    assert 0.02 <= seconds < 0.2
 
 
 def test_little_work_is_not_shared_among_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
