@@ -42,7 +42,7 @@ def start(programs: Sequence[Child], children: Children) -> None:
 
 
 def _forked(modules: Sequence[str], children: Children) -> list[int]:
-    """Process ids of new children that run the modules; too few if something went wrong."""
+    """Process ids of new children that run the modules; none or too few if something went wrong."""
     out, into = os.pipe()
     with os.fdopen(out) as written, _subreaper():
         command = [sys.executable, "-m", "launcher.prefork", str(into), str(os.getpid()), *modules]
@@ -51,7 +51,17 @@ def _forked(modules: Sequence[str], children: Children) -> list[int]:
         os.close(into)
         while not common.ended:
             children.pause(_STEP_S)
-        return [int(line) for line in written]
+        pids = [int(line) for line in written]
+        return pids if all(map(_is_child, pids)) else []
+
+
+def _is_child(pid: int) -> bool:
+    """False where Linux is imitated without subreapers; what was forked has then ended, see `die_with`."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

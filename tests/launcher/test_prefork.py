@@ -1,5 +1,6 @@
 """Programs that part from one process: small modules in a temporary folder, the working directory."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -111,6 +112,17 @@ def test_without_what_they_share_they_still_start(tmp_path, fault):
         said = _up(tmp_path, children)
 
     assert [shared for _, shared in said] == ["False", "False"]
+
+
+def test_without_subreapers_they_are_started_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(prefork, "_subreaper", contextlib.nullcontext)
+    with Children() as children:
+        programs = _programs()
+        prefork.start(programs, children)
+        said = _up(tmp_path, children)
+
+        assert [shared for _, shared in said] == ["False", "False"]
+        assert [int(pid) for pid, _ in said] == [program.process.pid for program in programs]
 
 
 def test_being_asked_to_stop_while_it_imports_is_noticed(tmp_path):
