@@ -1,6 +1,7 @@
 """Loads a model from a folder, strictly: safetensors only, nothing missing, no foreign code, no network."""
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from shared.hub import ModelUnavailable
 
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
+_LOADING = threading.Lock()
+"""transformers' loading is not safe for two threads at once: a model may come out lacking tied weights."""
+
 
 def load_model(
     auto_class: Any, folder: Path, harmless: str | None = None, dtype: torch.dtype | str = torch.float32
@@ -27,19 +31,19 @@ def load_model(
     In the given `dtype`; "auto" is the checkpoint's own.
 
     Transformers fills in missing weights at random and only logs it; here that is refused, but for names
-    that begin with `harmless`. Not for two threads at once: transformers' loading is not safe for that.
-    Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
+    that begin with `harmless`. Raises ModelUnavailable, or whatever a broken folder makes transformers raise.
     """
     model_folder.check_files(folder)
-    _check_config(auto_class, folder)
-    model, report = auto_class.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    with _LOADING:
+        _check_config(auto_class, folder)
+        model, report = auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     missing = sorted(name for name in report["missing_keys"] if not (harmless and name.startswith(harmless)))
     wrong = [*missing, *sorted(name for name, *_ in report["mismatched_keys"])]
     if wrong:

@@ -142,13 +142,10 @@ class SentenceEncoder:
         return cls.load(folder) if fast and not encoder._halve() else encoder
 
     def _halve(self) -> bool:
-        """Go over to bfloat16 if the processor can. False if that gains nothing; it is spoilt then."""
-        if not precision.computes_bfloat16():
-            return True
-        exact = precision.timed(lambda: self.encode(precision.MESSAGES))
-        precision.bfloat16(self._model)
-        self._mixed = True
-        return precision.worthwhile(exact, precision.timed(lambda: self.encode(precision.MESSAGES)))
+        """Go over to bfloat16; False when the vectors are others then, and the encoder is spoilt."""
+        before = self.encode(precision.MESSAGES)
+        self._mixed = precision.bfloat16(self._model)
+        return not self._mixed or precision.keeps_vectors(before, self.encode(precision.MESSAGES))
 
     @property
     def dtype(self) -> str:

@@ -9,11 +9,12 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.ao import quantization
+from torch.nn.functional import linear
 
 from intent_service.catalog import Catalog
 
@@ -34,7 +35,6 @@ _SAME = 0.999
 _TOLERANCE = 0.05
 _RUNS = 5
 
-T = TypeVar("T")
 Scores = Callable[[Sequence[str], Catalog], Tensor]
 
 
@@ -43,34 +43,51 @@ def computes_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
-def bfloat16(model: nn.Module) -> None:
-    """Turn the weights of the linear layers of `model` into bfloat16, in place, to be run under autocast."""
+@cache
+def gains_from_bfloat16() -> bool:
+    """Whether the processor computes with bfloat16 faster than with float32, which not all do that can.
+
+    Asked once, so that a model gives the same results however often it is loaded.
+    """
+    if not computes_bfloat16():
+        return False
+    with torch.inference_mode():
+        rows, weight = torch.randn(128, 384), torch.randn(1536, 384)
+        exact_s, rounded_s = _seconds(rows, weight), _seconds(rows.bfloat16(), weight.bfloat16())
+    logger.info("bfloat16 takes %.1f times as long as float32 on this processor", rounded_s / exact_s)
+    return rounded_s < exact_s
+
+
+def _seconds(rows: Tensor, weight: Tensor) -> float:
+    """The least of a few products; the first one does not count."""
+    took = []
+    for _ in range(1 + _RUNS):
+        began = time.perf_counter()
+        linear(rows, weight)
+        took.append(time.perf_counter() - began)
+    return min(took[1:])
+
+
+def bfloat16(model: nn.Module) -> bool:
+    """Turn the weights of the linear layers of `model` into bfloat16, in place, to be run under autocast.
+
+    False, and nothing is done, when the processor gains nothing from it.
+    """
+    if not gains_from_bfloat16():
+        return False
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.to(torch.bfloat16)
+    return True
 
 
-def timed(call: Callable[[], T]) -> tuple[T, float]:
-    """What `call` returns, and the least seconds it takes; the first time does not count."""
-    result, took = call(), []
-    for _ in range(_RUNS):
-        began = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - began)
-    return result, min(took)
-
-
-def worthwhile(exact: tuple[Tensor, float], rounded: tuple[Tensor, float]) -> bool:
-    """Whether unit vectors (texts, dimensions) still point where they did, and take fewer seconds."""
-    (before, exact_s), (after, rounded_s) = exact, rounded
-    if (before * after).sum(dim=1).min() < _SAME:
-        verdict = "changes the vectors and is not used"
-    elif rounded_s >= exact_s:
-        verdict = "is no faster here and is not used"
-    else:
-        verdict = "keeps the vectors, is faster and is used"
-    logger.info("bfloat16 %s (%.1f ms, exactly %.1f)", verdict, 1000 * rounded_s, 1000 * exact_s)
-    return verdict.endswith("and is used")
+def keeps_vectors(before: Tensor, after: Tensor) -> bool:
+    """Whether unit vectors (texts, dimensions) still point where they did."""
+    kept = bool((before * after).sum(dim=1).min() >= _SAME)
+    logger.info(
+        "bfloat16 %s", "keeps the vectors and is used" if kept else "changes the vectors and is not used"
+    )
+    return kept
 
 
 def quantize(model: nn.Module, scores: Scores) -> bool:

@@ -37,6 +37,18 @@ def _here(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(_WAITS)
 
 
+@pytest.fixture(autouse=True)
+def _before(monkeypatch):
+    monkeypatch.setattr(
+        _new, "before", {each.pid for each in psutil.Process().children(recursive=True)}, raising=False
+    )
+
+
+def _new():
+    """Children of this process that were not there when the test began."""
+    return [each for each in psutil.Process().children(recursive=True) if each.pid not in _new.before]
+
+
 def _programs():
     return [Child(name, [sys.executable, "-m", name]) for name in "ab"]
 
@@ -55,7 +67,7 @@ def test_they_have_what_was_imported_and_are_children_like_others(tmp_path):
         programs = _programs()
         prefork.start(programs, children)
         said = _up(tmp_path, children)
-        family = psutil.Process().children(recursive=True)
+        family = _new()
 
         assert [shared for _, shared in said] == ["True", "True"]
         assert [int(pid) for pid, _ in said] == [program.process.pid for program in programs]
@@ -133,7 +145,7 @@ def test_being_asked_to_stop_while_it_imports_is_noticed(tmp_path):
         prefork.start(_programs(), children)
 
     assert not list(tmp_path.glob("*.up"))
-    assert not psutil.Process().children(recursive=True)
+    assert not _new()
 
 
 @pytest.mark.parametrize("when", ["importing", "serving"])

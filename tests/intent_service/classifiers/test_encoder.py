@@ -1,6 +1,5 @@
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -182,17 +181,10 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     assert caught.value.lasting
 
 
-def take(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the processor have bfloat16, and each precision take so long."""
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda: True)
-    took = iter((seconds["float32"], seconds["bfloat16"]))
-    monkeypatch.setattr(precision, "timed", lambda call: (call(), next(took)))
-
-
 def test_fewer_bits_are_used_where_they_are_faster(
     minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take({"float32": 2.0, "bfloat16": 1.0}, monkeypatch)
+    monkeypatch.setattr(precision, "gains_from_bfloat16", lambda: True)
     fast = SentenceEncoder.load(minilm, fast=True)
     vectors = fast.encode(TEXTS)
     assert fast.dtype == "bfloat16"
@@ -201,30 +193,28 @@ def test_fewer_bits_are_used_where_they_are_faster(
     assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
 
 
-@pytest.mark.parametrize(("bfloat16_s", "same"), [(1.0, 1.1), (3.0, 0.999)])
+@pytest.mark.parametrize(("gains", "same"), [(True, 1.1), (False, 0.999)])
 def test_bits_that_are_missed_or_gain_nothing_are_given_back(
-    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, bfloat16_s: float, same: float
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, gains: bool, same: float
 ) -> None:
-    take({"float32": 2.0, "bfloat16": bfloat16_s}, monkeypatch)
+    monkeypatch.setattr(precision, "gains_from_bfloat16", lambda: gains)
     monkeypatch.setattr(precision, "_SAME", same)
     exact = SentenceEncoder.load(minilm, fast=True)
     assert exact.dtype == "float32"
     torch.testing.assert_close(exact.encode(TEXTS), encoder.encode(TEXTS), atol=1e-6, rtol=0)
 
 
-def test_without_bfloat16_nothing_changes(
-    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("can", "bfloat16_s", "gains"), [(True, 1.0, True), (True, 3.0, False), (False, 1.0, False)]
+)
+def test_a_processor_gains_when_it_can_and_is_faster(
+    monkeypatch: pytest.MonkeyPatch, can: bool, bfloat16_s: float, gains: bool
 ) -> None:
-    monkeypatch.setattr(precision, "computes_bfloat16", lambda: False)
-    exact = SentenceEncoder.load(minilm, fast=True)
-    assert exact.dtype == "float32"
-
-
-def test_the_faster_of_several_runs_counts_and_not_the_first() -> None:
-    pauses = iter((0.2, *[0.02] * 10))
-    result, seconds = precision.timed(lambda: time.sleep(next(pauses)) or "done")
-    assert result == "done"
-    assert 0.02 <= seconds < 0.2
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda: can)
+    monkeypatch.setattr(
+        precision, "_seconds", lambda rows, _: bfloat16_s if rows.dtype == torch.bfloat16 else 2.0
+    )
+    assert precision.gains_from_bfloat16.__wrapped__() is gains
 
 
 def test_little_work_is_not_shared_among_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
