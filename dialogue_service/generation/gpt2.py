@@ -3,6 +3,8 @@
 transformers' own pass computes the same, but for one token at a time the Python between its products takes
 longer than many of them. `PackedModel` compares both before it uses this one. Whatever architecture is not
 plainly GPT-2 computes by its own code.
+
+Two classes, one interface: `NativeGpt2` is for models in int8 where there is native code, `Gpt2` for all.
 """
 
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ from torch import Tensor, layer_norm
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2LMHeadModel
 
+from dialogue_service.generation import native
+from dialogue_service.generation.int8 import Int8Linear
 from dialogue_service.generation.piece import Piece
 
 
@@ -59,6 +63,69 @@ class Gpt2:
             seen.append(scaled_dot_product_attention(query, keys, values, attn_mask=piece.mask, scale=scale))
         together = torch.cat(seen, 2) if len(seen) > 1 else seen[0]
         return together.transpose(1, 2).reshape(tokens, width)
+
+
+class NativeGpt2:
+    """The same with all blocks as one call of native code."""
+
+    @classmethod
+    def of(cls, model: Any) -> "NativeGpt2 | None":
+        """None unless `model` is a GPT-2 without variations of which all layers are native."""
+        if Gpt2.of(model) is None or model.config.n_embd != model.config.n_head * native.HEAD_DIM:
+            return None
+        layers = [layer for block in model.transformer.h for layer in _layers(block)]
+        if not all(
+            isinstance(layer, Int8Linear) and isinstance(layer.weights, native.Weights) for layer in layers
+        ):
+            return None
+        if not all(getattr(block.mlp.act, "approximate", None) == "tanh" for block in model.transformer.h):
+            return None
+        return cls(model)
+
+    def __init__(self, model: GPT2LMHeadModel) -> None:
+        body: Any = model.transformer
+        self._embed, self._place, self._head = body.wte, body.wpe, model.lm_head
+        self._last, self._heads = _normal(body.ln_f), model.config.n_head
+        self._body = body  # owns the memory that the blocks point at
+        self._blocks = (native.Block * len(body.h))(
+            *(
+                native.Block(
+                    _native_norm(block.ln_1),
+                    _native_norm(block.ln_2),
+                    *(layer.weights.native for layer in _layers(block)),
+                    block.attn.scaling,
+                )
+                for block in body.h
+            )
+        )
+
+    def __call__(self, ids: Tensor, positions: Tensor, wanted: Tensor, pieces: Sequence[Piece]) -> Tensor:
+        """See Gpt2."""
+        state = self._embed(ids) + self._place(positions)
+        native.gpt2(
+            self._blocks,
+            self._heads,
+            (native.Piece * len(pieces))(*(self._native_piece(piece, state) for piece in pieces)),
+            max(piece.keys_values.length + len(piece.ids) for piece in pieces),
+            state,
+        )
+        logits: Tensor = self._head(layer_norm(state[wanted], *self._last))
+        return logits
+
+    def _native_piece(self, piece: Piece, like: Tensor) -> native.Piece:
+        kept, rows, mask = piece.keys_values, len(piece.ids), piece.mask
+        held = kept.room(len(self._blocks), self._heads, rows, native.HEAD_DIM, like)
+        address, stride = (None, 0) if mask is None else (mask.data_ptr(), mask.stride(0))
+        return native.Piece(held.data_ptr(), address, stride, held.shape[4], kept.length, rows)
+
+
+def _layers(block: Any) -> tuple[Any, ...]:
+    """In the order of their use."""
+    return block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
+
+
+def _native_norm(norm: Any) -> native.Norm:
+    return native.Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
 
 
 def _normal(norm: Any) -> tuple[Any, ...]:

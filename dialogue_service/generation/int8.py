@@ -5,6 +5,8 @@ are quantized once, symmetrically, with a scale for each output; activations at 
 each row. A row's result therefore depends on that row alone, not on what else is in the batch, which torch's
 own dynamic quantization (one scale for the whole batch) does not give; so the same tokens come out whether a
 conversation is computed alone or beside others, at once or in chunks.
+
+The products are our own (`native`) where they were compiled and this processor can run them, else torch's.
 """
 
 import warnings
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from dialogue_service.generation import native
+
 _SMALLEST = 500_000
 """Weights below this many elements stay as they are: they fit into the processor's cache, so that reading
 fewer bytes gains nothing."""
@@ -26,10 +30,9 @@ _product: Any = getattr(_packet, "default", None)
 
 
 def supported() -> bool:
-    """Whether this torch and this processor have 8-bit products."""
-    return _product is not None and bool(
-        {"x86", "fbgemm", "qnnpack"} & set(torch.backends.quantized.supported_engines)
-    )
+    """Whether there are 8-bit products for this processor."""
+    engines = {"x86", "fbgemm", "qnnpack"} & set(torch.backends.quantized.supported_engines)
+    return native.available() or (_product is not None and bool(engines))
 
 
 class Int8Linear(nn.Module):
@@ -39,6 +42,23 @@ class Int8Linear(nn.Module):
         """`weight` has shape (outputs, inputs)."""
         super().__init__()
         weight = weight.detach().float()
+        self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
+        self.weights: native.Weights | _TorchWeights
+        if native.Weights.fit(*weight.shape):
+            rounded, scales = _rounded(weight)
+            self.weights = native.Weights(rounded, scales[:, 0], self.bias)
+        else:
+            self.weights = _TorchWeights(weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
+        return self.weights(x)
+
+
+class _TorchWeights:
+    """The same with torch's products, which run everywhere."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
         scales = weight.abs().amax(1).clamp_min(_LEAST_SCALE).double() / 127
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -47,13 +67,12 @@ class Int8Linear(nn.Module):
             quantized = torch.quantize_per_channel(
                 weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
             )
-            self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
-            self._packed = torch.ops.quantized.linear_prepack(quantized, self.bias)
+            self._bias = bias
+            self._packed = torch.ops.quantized.linear_prepack(quantized, bias)
         # Without VNNI the product of 8 by 8 bits overflows its 16-bit sums; 7 bits for activations do not.
         self._levels = 127 if _exact_sums() else 63
 
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
+    def __call__(self, x: Tensor) -> Tensor:
         if x.numel() == x.shape[-1]:
             # The same numbers in fewer steps, for while one token is made at a time each step counts.
             least, most = x.aminmax()
@@ -64,7 +83,13 @@ class Int8Linear(nn.Module):
         # The product holds the bias, which is not to be scaled: this is bias + scales (product - bias). Of a
         # row of zeros the product is whatever int8 can hold, and goes with the scale, zero.
         product = _product(x * scales.reciprocal(), 1.0, self._levels + 1, self._packed)
-        return torch.lerp(self.bias, product, scales)
+        return torch.lerp(self._bias, product, scales)
+
+
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix in int8 and the scales of its rows, (rows, 1)."""
+    scales = weight.abs().amax(1, keepdim=True).clamp_min_(_LEAST_SCALE) / 127
+    return (weight / scales).round_().to(torch.int8), scales
 
 
 def _exact_sums() -> bool:
@@ -79,9 +104,8 @@ class Int8Embedding(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         """`weight` has shape (tokens, dimensions)."""
         super().__init__()
-        weight = weight.detach().float()
-        self.scales = weight.abs().amax(1, keepdim=True).clamp_min_(_LEAST_SCALE) / 127
-        self.weight = nn.Parameter((weight / self.scales).round_().to(torch.int8), requires_grad=False)
+        rounded, self.scales = _rounded(weight.detach().float())
+        self.weight = nn.Parameter(rounded, requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids of any shape to float32 of that shape and one more dimension."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from dialogue_service.generation.gpt2 import Gpt2
+from dialogue_service.generation.gpt2 import Gpt2, NativeGpt2
 from dialogue_service.generation.piece import KeyValues, Piece, causal
 from dialogue_service.generation.preference import LastStates, Preference
 from shared.hub import ModelUnavailable
@@ -78,8 +78,9 @@ class PackedModel:
             self.like = model.get_input_embeddings()(probe).new_empty(0)
             """Has the type and the place that masks must have."""
             expected = model(probe, use_cache=False).logits[0, -2:].float()
-            if (lean := Gpt2.of(model)) and self._computes(lean, probe[0].tolist(), expected):
-                return
+            for lean in (NativeGpt2.of(model), Gpt2.of(model)):
+                if lean and self._computes(lean, probe[0].tolist(), expected):
+                    return
             try:
                 if not model._supports_attention_backend:
                     raise NotImplementedError("an attention of its own")

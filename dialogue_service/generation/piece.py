@@ -37,15 +37,20 @@ class KeyValues:
         self._new[layer].copy_(new)
         return self._all[layer]
 
+    def room(self, layers: int, heads: int, n: int, dim: int, like: Tensor) -> Tensor:
+        """Memory for `n` positions more, all of it: (layers, 2, 1, heads, capacity, dim)."""
+        if self._held is None:
+            self._held = _enlarged(like.new_empty((layers, 2, 1, heads, 0, dim)), 0, n)
+        elif self.length + n > self._held.shape[4]:
+            self._held = _enlarged(self._held, self.length, self.length + n)
+        return self._held
+
     def _view(self, layers: int, new: Tensor) -> None:
         """The views of all layers at once: one by one they would cost as much time as attention."""
-        begin, n = self.length, new.shape[3]
-        if self._held is None:
-            self._held = _enlarged(new.new_empty((layers, *new.shape)), 0, n)
-        elif begin + n > self._held.shape[4]:
-            self._held = _enlarged(self._held, begin, begin + n)
-        self._new = self._held.narrow(4, begin, n).unbind()
-        views = self._held.narrow(4, 0, begin + n).flatten(0, 1).unbind()
+        (_, _, heads, n, dim), begin = new.shape, self.length
+        held = self.room(layers, heads, n, dim, new)
+        self._new = held.narrow(4, begin, n).unbind()
+        views = held.narrow(4, 0, begin + n).flatten(0, 1).unbind()
         self._all = tuple(zip(views[::2], views[1::2], strict=True))
         self._open = begin, n
 

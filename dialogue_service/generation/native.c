@@ -1,0 +1,386 @@
+/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights, and
+   the blocks of GPT-2 as one call. `native.py` describes the functions to Python, `int8.py` says how numbers are
+   quantized, and computes the same with torch's own products where this file was not compiled or does not run.
+
+   Decoding is bound by how fast weights are read. So they lie in the order in which they are read, are read once
+   for all rows, and ahead of their use, so that memory works while the processor computes.
+
+   What is computed for a row depends on that row alone, to the last bit: every sum has an order of its own,
+   whatever else is in the batch, whether a prompt is read at once or in pieces. Nothing here keeps state. */
+
+int parley_supported(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    return 0;
+#endif
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512vnni")
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { DIM = 64 };          /* of a head */
+enum { BLOCKS = 2 };        /* of 16 outputs each: of a tile */
+enum { ROWS = 12 };         /* of a tile: its sums fill 24 of the 32 registers */
+enum { QUERIES = 4 };       /* for which keys and values are read together */
+enum { NEAR = 512, FAR = 4096 }; /* bytes ahead that weights are fetched, into the first and the second cache */
+
+typedef struct {
+    const uint8_t *weights; /* each + 128; (blocks of 16 outputs, inputs / 4, 16, 4), blocks a multiple of BLOCKS */
+    const float *scales;    /* (outputs) */
+    const float *bias;      /* (outputs) */
+    int64_t inputs;         /* a multiple of 16 */
+    int64_t outputs;
+} Linear;
+
+typedef struct {
+    const float *weight, *bias;
+    float epsilon;
+} Norm;
+
+typedef struct {
+    Norm before, between;
+    Linear ask, answer, widen, narrow;
+    float scale; /* of attention scores */
+} Block;
+
+typedef struct {
+    float *held;          /* keys and values (layers, 2, heads, capacity, DIM) */
+    const float *mask;    /* (rows, length + rows), added to the scores; none: every row sees everything */
+    int64_t mask_stride;  /* from row to row */
+    int64_t capacity;
+    int64_t length;       /* how many positions hold what they should */
+    int64_t rows;         /* new ones after them */
+} Piece;
+
+typedef struct { /* rows in 8 bits */
+    int8_t *x;
+    float *scales;
+    int32_t *offsets; /* 128 times the sum of a row, by which products with weights + 128 are too high */
+} Rows;
+
+enum Then { NOTHING, GELU, ADD };
+
+INLINE __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
+
+/* e^x to about 2 units in the last place; 0 where it is no more than the least normal number. (Range reduction and
+   polynomial: Moshier, Cephes, expf.) */
+INLINE __m512 exponential(__m512 x) {
+    const __mmask16 more = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
+    __m512 f = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    f = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), f);
+    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3981999507e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(f, f), _mm512_add_ps(f, _mm512_set1_ps(1.0f)));
+    return _mm512_maskz_scalef_ps(more, p, n);
+}
+
+/* The tanh form of Hendrycks and Gimpel (2016), as GPT-2 has it: x (1 + tanh u) / 2 is x / (1 + e^-2u). */
+INLINE __m512 gelu(__m512 x) {
+    const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
+    const __m512 u = _mm512_fmadd_ps(cube, _mm512_set1_ps(0.044715f), x);
+    const __m512 e = exponential(_mm512_mul_ps(u, _mm512_set1_ps(-1.5957691216f)));
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+}
+
+static void normalize(const float *x, int64_t width, Norm norm, float *y) {
+    __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)width);
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + i), mean);
+        squares = _mm512_fmadd_ps(d, d, squares);
+    }
+    const float variance = _mm512_reduce_add_ps(squares) / (float)width;
+    const __m512 by = _mm512_set1_ps(1.0f / sqrtf(variance + norm.epsilon));
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), by);
+        _mm512_storeu_ps(y + i, _mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
+    }
+}
+
+static void quantize(const float *x, int64_t width, int64_t row, Rows out) {
+    __m512 most = _mm512_set1_ps(1e-30f); /* a row of zeros must not divide by zero */
+    __mmask16 no_numbers = 0;
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512 some = _mm512_loadu_ps(x + i);
+        most = _mm512_max_ps(most, _mm512_abs_ps(some));
+        no_numbers |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+    }
+    const float peak = no_numbers ? NAN : _mm512_reduce_max_ps(most); /* what is no number in 32 bits has none in 8 */
+    const __m512 by = _mm512_set1_ps(127.0f / peak);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), by));
+        sum = _mm512_add_epi32(sum, q);
+        _mm_storeu_si128((__m128i *)(out.x + row * width + i), _mm512_cvtsepi32_epi8(q));
+    }
+    out.scales[row] = peak / 127.0f;
+    out.offsets[row] = 128 * _mm512_reduce_add_epi32(sum);
+}
+
+/* The product of `count` rows (a constant) with the 32 outputs from `out` on. Meanwhile weights are fetched that are
+   read later: `ahead` bytes behind those of each block that are read now. */
+INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t out, float *y, enum Then then,
+                 const int64_t ahead[BLOCKS]) {
+    const int64_t block = 16 * l->inputs;
+    const uint8_t *weights = l->weights + out * l->inputs;
+    const int8_t *x = in.x + row * l->inputs;
+    __m512i sums[ROWS][BLOCKS];
+#pragma GCC unroll 12
+    for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++) sums[r][b] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < l->inputs; i += 4) {
+        __m512i w[BLOCKS];
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++) {
+            const char *at = (const char *)weights + b * block + 16 * i;
+            w[b] = _mm512_loadu_si512(at);
+            _mm_prefetch(at + NEAR, _MM_HINT_T0);
+            _mm_prefetch(at + ahead[b], _MM_HINT_T1);
+        }
+#pragma GCC unroll 12
+        for (int r = 0; r < count; r++) {
+            int32_t four;
+            memcpy(&four, x + r * l->inputs + i, 4);
+            const __m512i four_each = _mm512_set1_epi32(four);
+#pragma GCC unroll 2
+            for (int b = 0; b < BLOCKS; b++) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], w[b], four_each);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++) {
+            const int64_t from = out + 16 * b;
+            if (from >= l->outputs) continue;
+            const __mmask16 some = first(l->outputs - from);
+            const __m512i sum = _mm512_sub_epi32(sums[r][b], _mm512_set1_epi32(in.offsets[row + r]));
+            const __m512 scale = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, l->scales + from),
+                                               _mm512_set1_ps(in.scales[row + r]));
+            float *to = y + (row + r) * l->outputs + from;
+            __m512 made = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_maskz_loadu_ps(some, l->bias + from));
+            if (then == GELU) made = gelu(made);
+            if (then == ADD) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(some, to));
+            _mm512_mask_storeu_ps(to, some, made);
+        }
+}
+
+#define CASE(count) case count: tile(l, in, row, count, out, y, then, ahead); break;
+
+static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count, int64_t out, float *y, enum Then then,
+                            const int64_t ahead[BLOCKS]) {
+    switch (count) {
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+    }
+}
+
+/* y = x W' + b, then what `then` says; ADD adds to what is in y. Called by all threads of a team.
+
+   Where rows take more than one tile, the next outputs' weights are fetched meanwhile, one block with the first tile
+   and one with the second. */
+static void product(const Linear *l, Rows in, int64_t rows, float *y, enum Then then) {
+    const int64_t groups = (rows + ROWS - 1) / ROWS, next_tile = BLOCKS * 16 * l->inputs;
+    const int64_t ahead[3][BLOCKS] = {{groups > 1 ? next_tile : FAR, groups > 1 ? 0 : FAR}, {0, next_tile}, {0, 0}};
+#pragma omp for schedule(static)
+    for (int64_t out = 0; out < l->outputs; out += 16 * BLOCKS)
+        for (int64_t group = 0; group < groups; group++) {
+            const int64_t row = rows * group / groups, next = rows * (group + 1) / groups;
+            rows_by_outputs(l, in, row, next - row, out, y, then, ahead[group < 2 ? group : 2]);
+        }
+}
+
+INLINE __m128 quarter(__m512 x) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x),
+                                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie `ask_stride`
+   and `width` apart; `scores` has room for `count` rows of seen + 16. */
+INLINE void attend(const int count, const float *query, int64_t ask_stride, const float *keys, const float *values,
+                   int64_t seen, const float *mask, int64_t mask_stride, float scale, float *scores, float *y,
+                   int64_t width) {
+    const int64_t stride = (seen + 15) / 16 * 16;
+    __m512 q[QUERIES][4], made[QUERIES][4];
+    for (int r = 0; r < count; r++)
+        for (int i = 0; i < 4; i++) {
+            q[r][i] = _mm512_mul_ps(_mm512_loadu_ps(query + r * ask_stride + 16 * i), _mm512_set1_ps(scale));
+            made[r][i] = _mm512_setzero_ps();
+        }
+    for (int64_t j = 0; j < seen; j += 4) {
+        __m128 parts[QUERIES][4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            const float *key = keys + (j + k < seen ? j + k : seen - 1) * DIM;
+#pragma GCC unroll 4
+            for (int r = 0; r < count; r++) {
+                __m512 s = _mm512_mul_ps(q[r][0], _mm512_loadu_ps(key));
+                for (int i = 1; i < 4; i++) s = _mm512_fmadd_ps(q[r][i], _mm512_loadu_ps(key + 16 * i), s);
+                parts[r][k] = quarter(s);
+            }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < count; r++) {
+            _MM_TRANSPOSE4_PS(parts[r][0], parts[r][1], parts[r][2], parts[r][3]);
+            _mm_storeu_ps(scores + r * stride + j, _mm_add_ps(_mm_add_ps(parts[r][0], parts[r][1]),
+                                                              _mm_add_ps(parts[r][2], parts[r][3])));
+        }
+    }
+    float total[QUERIES];
+    for (int r = 0; r < count; r++) {
+        float *row = scores + r * stride;
+        const __m512 none = _mm512_set1_ps(-INFINITY);
+        __m512 most = none, sum = _mm512_setzero_ps();
+        for (int64_t j = 0; j < seen; j += 16) {
+            const __mmask16 some = first(seen - j);
+            __m512 s = _mm512_mask_loadu_ps(none, some, row + j);
+            if (mask) s = _mm512_mask_add_ps(s, some, s, _mm512_maskz_loadu_ps(some, mask + r * mask_stride + j));
+            _mm512_storeu_ps(row + j, s);
+            most = _mm512_max_ps(most, s);
+        }
+        const __m512 peak = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+        for (int64_t j = 0; j < seen; j += 16) {
+            const __m512 p = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + j), peak));
+            sum = _mm512_add_ps(sum, p);
+            _mm512_storeu_ps(row + j, p);
+        }
+        total[r] = _mm512_reduce_add_ps(sum);
+    }
+    for (int64_t j = 0; j < seen; j++)
+#pragma GCC unroll 4
+        for (int r = 0; r < count; r++) {
+            const __m512 p = _mm512_set1_ps(scores[r * stride + j]);
+            for (int i = 0; i < 4; i++)
+                made[r][i] = _mm512_fmadd_ps(p, _mm512_loadu_ps(values + j * DIM + 16 * i), made[r][i]);
+        }
+    for (int r = 0; r < count; r++)
+        for (int i = 0; i < 4; i++)
+            _mm512_storeu_ps(y + r * width + 16 * i, _mm512_mul_ps(made[r][i], _mm512_set1_ps(1.0f / total[r])));
+}
+
+/* The end of what a row of a mask lets see, at least `least`, at most `most`. */
+INLINE int64_t last_seen(const float *mask, int64_t least, int64_t most) {
+    while (most > least && mask[most - 1] == -INFINITY) most--;
+    return most;
+}
+
+/* One head of one piece: keep its new keys and values, then ask. `asked` and `seen` are the piece's first rows. */
+static void attend_all(const Piece *p, int64_t layer, int64_t heads, int64_t head, float scale, const float *asked,
+                       float *scores, float *seen) {
+    const int64_t width = heads * DIM;
+    float *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
+    float *values = keys + heads * p->capacity * DIM;
+    asked += head * DIM;
+    seen += head * DIM;
+    for (int64_t r = 0; r < p->rows; r++) {
+        memcpy(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width, DIM * sizeof(float));
+        memcpy(values + (p->length + r) * DIM, asked + (3 * r + 2) * width, DIM * sizeof(float));
+    }
+    for (int64_t r = 0; r < p->rows;) {
+        const int64_t count = p->rows - r >= QUERIES ? QUERIES : 1;
+        const float *mask = p->mask ? p->mask + r * p->mask_stride : 0;
+        int64_t last = mask ? 1 : p->length + p->rows;
+        for (int64_t k = 0; mask && k < count; k++) /* what none of these rows sees at the end: in a prompt, later tokens */
+            last = last_seen(mask + k * p->mask_stride, last, p->length + p->rows);
+        const float *query = asked + r * 3 * width;
+        float *to = seen + r * width;
+        if (count == 1)
+            attend(1, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to, width);
+        else
+            attend(QUERIES, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to, width);
+        r += count;
+    }
+}
+
+static void *take(char **room, int64_t bytes) {
+    char *taken = *room;
+    *room += (bytes + 63) / 64 * 64;
+    return taken;
+}
+
+static Rows take_rows(char **room, int64_t rows, int64_t width) {
+    Rows taken = {take(room, rows * width), take(room, rows * 4), take(room, rows * 4)};
+    return taken;
+}
+
+/* y = x W' + b, x (rows, inputs), y (rows, outputs). Returns 0, or -1 where there is no memory. */
+int parley_linear(const Linear *l, const float *x, int64_t rows, float *y, int64_t threads) {
+    char *room = aligned_alloc(64, (rows * (l->inputs + 8) + 256) / 64 * 64), *free_room = room;
+    if (!room) return -1;
+    const Rows q = take_rows(&free_room, rows, l->inputs);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++) quantize(x + r * l->inputs, l->inputs, r, q);
+        product(l, q, rows, y, NOTHING);
+    }
+    free(room);
+    return 0;
+}
+
+/* All blocks of GPT-2 over the rows of `count` pieces that lie end to end in `state` (rows, heads * DIM), in place.
+   `longest`: positions that the longest piece has with its new ones. Returns 0, or -1 where there is no memory. */
+int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece *pieces, int64_t count, int64_t longest,
+                float *state, int64_t rows, int64_t threads) {
+    const int64_t width = heads * DIM, wide = blocks[0].widen.outputs, scores = QUERIES * (longest + 16);
+    const int64_t floats = rows * (3 * width + width + wide) + threads * scores;
+    char *room = aligned_alloc(64, (4 * floats + rows * (wide + 8) + 1024) / 64 * 64), *free_room = room;
+    if (!room) return -1;
+    const Rows q = take_rows(&free_room, rows, wide);
+    float *asked = take(&free_room, 4 * rows * 3 * width), *seen = take(&free_room, 4 * rows * width);
+    float *bent = take(&free_room, 4 * rows * wide), *all_scores = take(&free_room, 4 * threads * scores);
+#pragma omp parallel num_threads(threads)
+    {
+        float *own_scores = all_scores + omp_get_thread_num() * scores;
+        for (int64_t layer = 0; layer < layers; layer++) {
+            const Block *block = blocks + layer;
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < rows; r++) {
+                normalize(state + r * width, width, block->before, seen + r * width);
+                quantize(seen + r * width, width, r, q);
+            }
+            product(&block->ask, q, rows, asked, NOTHING);
+#pragma omp for schedule(static)
+            for (int64_t job = 0; job < count * heads; job++) {
+                const Piece *piece = pieces + job / heads;
+                int64_t row = 0;
+                for (const Piece *p = pieces; p < piece; p++) row += p->rows;
+                attend_all(piece, layer, heads, job % heads, block->scale, asked + row * 3 * width, own_scores,
+                           seen + row * width);
+            }
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < rows; r++) quantize(seen + r * width, width, r, q);
+            product(&block->answer, q, rows, state, ADD);
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < rows; r++) {
+                normalize(state + r * width, width, block->between, seen + r * width);
+                quantize(seen + r * width, width, r, q);
+            }
+            product(&block->widen, q, rows, bent, GELU);
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < rows; r++) quantize(bent + r * wide, wide, r, q);
+            product(&block->narrow, q, rows, state, ADD);
+        }
+    }
+    free(room);
+    return 0;
+}
+
+#endif
