@@ -86,6 +86,7 @@ class NativeGpt2:
         body: Any = model.transformer
         self._embed, self._place, self._head = body.wte, body.wpe, model.lm_head
         self._last, self._heads = _normal(body.ln_f), model.config.n_head
+        self._kept_like = torch.empty(0, dtype=native.KEPT)
         self._body = body  # owns the memory that the blocks point at
         self._blocks = (native.Block * len(body.h))(
             *(
@@ -105,16 +106,16 @@ class NativeGpt2:
         native.gpt2(
             self._blocks,
             self._heads,
-            (native.Piece * len(pieces))(*(self._native_piece(piece, state) for piece in pieces)),
+            (native.Piece * len(pieces))(*(self._native_piece(piece) for piece in pieces)),
             max(piece.keys_values.length + len(piece.ids) for piece in pieces),
             state,
         )
         logits: Tensor = self._head(layer_norm(state[wanted], *self._last))
         return logits
 
-    def _native_piece(self, piece: Piece, like: Tensor) -> native.Piece:
+    def _native_piece(self, piece: Piece) -> native.Piece:
         kept, rows, mask = piece.keys_values, len(piece.ids), piece.mask
-        held = kept.room(len(self._blocks), self._heads, rows, native.HEAD_DIM, like)
+        held = kept.room(len(self._blocks), self._heads, rows, native.HEAD_DIM, self._kept_like)
         address, stride = (None, 0) if mask is None else (mask.data_ptr(), mask.stride(0))
         return native.Piece(held.data_ptr(), address, stride, held.shape[4], kept.length, rows)
 

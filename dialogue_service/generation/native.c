@@ -55,7 +55,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    float *held;          /* keys and values (layers, 2, heads, capacity, DIM) */
+    uint16_t *held;       /* keys and values (layers, 2, heads, capacity, DIM) in half precision */
     const float *mask;    /* (rows, length + rows), added to the scores; none: every row sees everything */
     int64_t mask_stride;  /* from row to row */
     int64_t capacity;
@@ -212,10 +212,17 @@ INLINE __m128 quarter(__m512 x) {
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
+INLINE __m512 half_loaded(const uint16_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
+
+static void half_stored(uint16_t *at, const float *x) {
+    for (int i = 0; i < DIM; i += 16)
+        _mm256_storeu_si256((__m256i *)(at + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+}
+
 /* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie `ask_stride`
    and `width` apart; `scores` has room for `count` rows of seen + 16. */
-INLINE void attend(const int count, const float *query, int64_t ask_stride, const float *keys, const float *values,
-                   int64_t seen, const float *mask, int64_t mask_stride, float scale, float *scores, float *y,
+INLINE void attend(const int count, const float *query, int64_t ask_stride, const uint16_t *keys,
+                   const uint16_t *values, int64_t seen, const float *mask, int64_t mask_stride, float scale, float *scores, float *y,
                    int64_t width) {
     const int64_t stride = (seen + 15) / 16 * 16;
     __m512 q[QUERIES][4], made[QUERIES][4];
@@ -228,11 +235,17 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
         __m128 parts[QUERIES][4];
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
-            const float *key = keys + (j + k < seen ? j + k : seen - 1) * DIM;
+            const int64_t at = (j + k < seen ? j + k : seen - 1) * DIM;
+            __m512 key[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) key[i] = half_loaded(keys + at + 16 * i);
+            _mm_prefetch((const char *)(values + at), _MM_HINT_T0);
+            _mm_prefetch((const char *)(values + at + DIM / 2), _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int r = 0; r < count; r++) {
-                __m512 s = _mm512_mul_ps(q[r][0], _mm512_loadu_ps(key));
-                for (int i = 1; i < 4; i++) s = _mm512_fmadd_ps(q[r][i], _mm512_loadu_ps(key + 16 * i), s);
+                __m512 s = _mm512_mul_ps(q[r][0], key[0]);
+#pragma GCC unroll 3
+                for (int i = 1; i < 4; i++) s = _mm512_fmadd_ps(q[r][i], key[i], s);
                 parts[r][k] = quarter(s);
             }
         }
@@ -263,13 +276,17 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
         }
         total[r] = _mm512_reduce_add_ps(sum);
     }
-    for (int64_t j = 0; j < seen; j++)
+    for (int64_t j = 0; j < seen; j++) {
+        __m512 value[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) value[i] = half_loaded(values + j * DIM + 16 * i);
 #pragma GCC unroll 4
         for (int r = 0; r < count; r++) {
             const __m512 p = _mm512_set1_ps(scores[r * stride + j]);
-            for (int i = 0; i < 4; i++)
-                made[r][i] = _mm512_fmadd_ps(p, _mm512_loadu_ps(values + j * DIM + 16 * i), made[r][i]);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) made[r][i] = _mm512_fmadd_ps(p, value[i], made[r][i]);
         }
+    }
     for (int r = 0; r < count; r++)
         for (int i = 0; i < 4; i++)
             _mm512_storeu_ps(y + r * width + 16 * i, _mm512_mul_ps(made[r][i], _mm512_set1_ps(1.0f / total[r])));
@@ -285,13 +302,13 @@ INLINE int64_t last_seen(const float *mask, int64_t least, int64_t most) {
 static void attend_all(const Piece *p, int64_t layer, int64_t heads, int64_t head, float scale, const float *asked,
                        float *scores, float *seen) {
     const int64_t width = heads * DIM;
-    float *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
-    float *values = keys + heads * p->capacity * DIM;
+    uint16_t *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
+    uint16_t *values = keys + heads * p->capacity * DIM;
     asked += head * DIM;
     seen += head * DIM;
     for (int64_t r = 0; r < p->rows; r++) {
-        memcpy(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width, DIM * sizeof(float));
-        memcpy(values + (p->length + r) * DIM, asked + (3 * r + 2) * width, DIM * sizeof(float));
+        half_stored(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width);
+        half_stored(values + (p->length + r) * DIM, asked + (3 * r + 2) * width);
     }
     for (int64_t r = 0; r < p->rows;) {
         const int64_t count = p->rows - r >= QUERIES ? QUERIES : 1;

@@ -20,6 +20,9 @@ _TOGETHER = 4
 HEAD_DIM = 64
 """The one dimension of heads that the blocks of GPT-2 are compiled for; all sizes of GPT-2 have it."""
 
+KEPT = torch.float16
+"""Of keys and values: half the bytes to read for each token, and to keep from turn to turn."""
+
 
 class Linear(Structure):
     """A layer's weights as `native.c` reads them."""
