@@ -63,7 +63,7 @@ class KeyValues:
 
     def keep(self, length: int, chosen: Sequence[int]) -> None:
         """Keep the first `length` positions, and the `chosen` ones after them."""
-        if chosen and self._held is not None:
+        if self._held is not None and list(chosen) != list(range(length, length + len(chosen))):
             index = torch.tensor(chosen, dtype=torch.long, device=self._held.device)
             self._held[..., length : length + len(chosen), :] = self._held[..., index, :]
         self.length = length + len(chosen)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import RepetitionPenaltyLogitsProcessor
 
 _NO_REPEAT_NGRAM = 4
 _LEAST_TOKENS = 2
@@ -51,21 +50,16 @@ class Sampling:
         return tokens[:, 0].tolist(), logprobs[:, 0].tolist()
 
     def _allowed(self, logits: Tensor, replies: Sequence[Sequence[int]]) -> Tensor:
-        """The logits, repetition penalised and what may not come at minus infinity."""
-        longest = max(len(reply) for reply in replies)
-        if longest and self.repetition_penalty != 1:
-            pad = logits.shape[1]  # an id that the processor knows to be none
-            rows = [[*reply, *[pad] * (longest - len(reply))] for reply in replies]
-            penalise = RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty))
-            logits = penalise(torch.tensor(rows, device=logits.device), logits)
+        """A copy of the logits, repetition penalised and what may not come at minus infinity."""
+        scores = logits.clone()
+        if self.repetition_penalty != 1:
+            said = _places([(row, token) for row, reply in enumerate(replies) for token in reply], scores)
+            given, penalty = scores[said], float(self.repetition_penalty)
+            scores[said] = torch.where(given < 0, given * penalty, given / penalty)
         forbidden = [(row, token) for row, reply in enumerate(replies) for token in self._forbidden(reply)]
         if forbidden:
-            rows_, tokens = zip(*forbidden, strict=True)
-            logits = logits.index_put(
-                (torch.tensor(rows_, device=logits.device), torch.tensor(tokens, device=logits.device)),
-                logits.new_tensor(-torch.inf),
-            )
-        return logits
+            scores[_places(forbidden, scores)] = -torch.inf
+        return scores
 
     def _forbidden(self, reply: Sequence[int]) -> list[int]:
         """An end too early, and tokens that would make a run of four come twice in the reply."""
@@ -74,6 +68,12 @@ class Sampling:
         tail = tuple(reply[-run:])
         repeats = [reply[i + run] for i in range(len(reply) - run) if tuple(reply[i : i + run]) == tail]
         return ends + repeats
+
+
+def _places(places: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns, as an index."""
+    rows, columns = torch.tensor(places, dtype=torch.long, device=like.device).reshape(-1, 2).unbind(1)
+    return rows, columns
 
 
 def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -46,11 +46,13 @@ class Tree:
     def step(self, branches: Sequence[int], ids: Sequence[int], depth: int) -> Piece:
         """One token for each of the `branches`, the `depth`-th of its reply (from 0)."""
         end = self.keys_values.length + len(ids)
-        self._grow(max(branches) + 1, end)
         rows, columns = list(branches), list(range(self.keys_values.length, end))
-        self._mask[rows, columns] = 0
         self._owners[self.keys_values.length - len(self.prompt) :] = branches
         position = len(self.prompt) + depth
+        if not any(self._owners):  # a single branch sees everything
+            return Piece(self.keys_values, ids, [position], None, wanted=1)
+        self._grow(max(branches) + 1, end)
+        self._mask[rows, columns] = 0
         mask = self._mask[: len(rows)] if rows == list(range(len(rows))) else self._mask[rows]
         return Piece(self.keys_values, ids, [position] * len(ids), mask[:, :end], wanted=len(ids))
 
