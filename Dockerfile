@@ -25,7 +25,12 @@ COPY intent_service intent_service
 COPY dialogue_service dialogue_service
 COPY tools/healthcheck.py tools/
 COPY models/starter models/starter
-RUN pip install --no-deps -e .
+# The compiler is for native.c, and only while it is compiled.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && pip install --no-deps -e . \
+    && apt-get purge --yes --auto-remove gcc libc6-dev \
+    && rm -rf build /var/lib/apt/lists/*
 
 # Downloaded models and model versions lie in volumes, which take over these folders' owner.
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp parley \

@@ -44,7 +44,9 @@ _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = ["hello", "how", "are", "you", "i", "am", "sad", "happy", "this", "example", "is", "weather", "joke"]
 
 
-def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB, spread: float = 0.02) -> Path:
+def gpt2_like(
+    folder: Path, *, vocab: Path | None = GPT2_VOCAB, spread: float = 0.02, width: int = 32, **more: Any
+) -> Path:
     """A tiny causal LM in DialoGPT's format: config, vocab.json, merges.txt, tokenizer_config, safetensors.
 
     With `vocab` (a folder of vocab.json and merges.txt) it has DialoGPT's token ids, the end of a turn
@@ -61,12 +63,13 @@ def gpt2_like(folder: Path, *, vocab: Path | None = GPT2_VOCAB, spread: float = 
     config = GPT2Config(
         vocab_size=len(ids),
         n_positions=1024,
-        n_embd=32,
+        n_embd=width,
         n_layer=2,
         n_head=2,
         initializer_range=spread,
         bos_token_id=ids[_END],
         eos_token_id=ids[_END],
+        **more,
     )
     _save(folder, lambda: GPT2LMHeadModel(config))
     # DialoGPT has none, and what is written for it would hide faults in how generation is configured.

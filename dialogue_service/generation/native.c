@@ -1,17 +1,19 @@
-/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights, and
-   the blocks of GPT-2 as one call. `native.py` describes the functions to Python, `int8.py` says how numbers are
-   quantized, and computes the same with torch's own products where this file was not compiled or does not run.
+/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights,
+   and the blocks of GPT-2 as one call. `native.py` describes the functions to Python, `int8.py` says how
+   numbers are quantized, and computes the same with torch's own products where this file was not compiled or
+   does not run.
 
-   Decoding is bound by how fast weights are read. So they lie in the order in which they are read, are read once
-   for all rows, and ahead of their use, so that memory works while the processor computes.
+   Decoding is bound by how fast weights are read. So they lie in the order in which they are read, are read
+   once for all rows, and ahead of their use, so that memory works while the processor computes.
 
-   What is computed for a row depends on that row alone, to the last bit: every sum has an order of its own,
-   whatever else is in the batch, whether a prompt is read at once or in pieces. Nothing here keeps state. */
+   What is computed for a row depends on that row and what it sees alone, to the last bit: no sum's order depends
+   on what else is in the batch, on the number of threads, on whether a prompt is read at once or in pieces, or on
+   where in the cache a token lies. Nothing here keeps state. */
 
 int parley_supported(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+           && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 #else
     return 0;
 #endif
@@ -29,14 +31,14 @@ int parley_supported(void) {
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { DIM = 64 };          /* of a head */
-enum { BLOCKS = 2 };        /* of 16 outputs each: of a tile */
-enum { ROWS = 12 };         /* of a tile: its sums fill 24 of the 32 registers */
-enum { QUERIES = 4 };       /* for which keys and values are read together */
-enum { NEAR = 512, FAR = 4096 }; /* bytes ahead that weights are fetched, into the first and the second cache */
+enum { DIM = 64 };                /* of a head */
+enum { BLOCKS = 2 };              /* of a tile, of 16 outputs each */
+enum { ROWS = 12 };               /* of a tile: its sums fill 24 of the 32 registers */
+enum { QUERIES = 4 };             /* for which keys and values are read together */
+enum { NEAR = 512, FAR = 4096 };  /* bytes ahead that weights are fetched, into the first and the second cache */
 
 typedef struct {
-    const uint8_t *weights; /* each + 128; (blocks of 16 outputs, inputs / 4, 16, 4), blocks a multiple of BLOCKS */
+    const uint8_t *weights; /* each + 128; (outputs / 16, inputs / 4, 16, 4), outputs filled up to a tile */
     const float *scales;    /* (outputs) */
     const float *bias;      /* (outputs) */
     int64_t inputs;         /* a multiple of 16 */
@@ -55,12 +57,12 @@ typedef struct {
 } Block;
 
 typedef struct {
-    uint16_t *held;       /* keys and values (layers, 2, heads, capacity, DIM) in half precision */
-    const float *mask;    /* (rows, length + rows), added to the scores; none: every row sees everything */
-    int64_t mask_stride;  /* from row to row */
+    uint16_t *held;      /* keys and values (layers, 2, heads, capacity, DIM) in half precision */
+    const float *mask;   /* (rows, length + rows), added to the scores; none: every row sees everything */
+    int64_t mask_stride; /* from row to row */
     int64_t capacity;
-    int64_t length;       /* how many positions hold what they should */
-    int64_t rows;         /* new ones after them */
+    int64_t length; /* how many positions hold what they should */
+    int64_t rows;   /* new ones after them */
 } Piece;
 
 typedef struct { /* rows in 8 bits */
@@ -73,8 +75,8 @@ enum Then { NOTHING, GELU, ADD };
 
 INLINE __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
 
-/* e^x to about 2 units in the last place; 0 where it is no more than the least normal number. (Range reduction and
-   polynomial: Moshier, Cephes, expf.) */
+/* e^x to about 2 units in the last place, and 0 where x is -87 or less. (Range reduction and polynomial are those
+   of Cephes, expf; Moshier 1992.) */
 INLINE __m512 exponential(__m512 x) {
     const __mmask16 more = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
@@ -110,7 +112,8 @@ static void normalize(const float *x, int64_t width, Norm norm, float *y) {
     const __m512 by = _mm512_set1_ps(1.0f / sqrtf(variance + norm.epsilon));
     for (int64_t i = 0; i < width; i += 16) {
         const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), by);
-        _mm512_storeu_ps(y + i, _mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
+        _mm512_storeu_ps(
+            y + i, _mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
     }
 }
 
@@ -122,7 +125,13 @@ static void quantize(const float *x, int64_t width, int64_t row, Rows out) {
         most = _mm512_max_ps(most, _mm512_abs_ps(some));
         no_numbers |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
     }
-    const float peak = no_numbers ? NAN : _mm512_reduce_max_ps(most); /* what is no number in 32 bits has none in 8 */
+    const float peak = _mm512_reduce_max_ps(most);
+    if (no_numbers || isinf(peak)) { /* has none in 8 bits either: let nothing come of it that looks like one */
+        memset(out.x + row * width, 0, width);
+        out.scales[row] = NAN;
+        out.offsets[row] = 0;
+        return;
+    }
     const __m512 by = _mm512_set1_ps(127.0f / peak);
     __m512i sum = _mm512_setzero_si512();
     for (int64_t i = 0; i < width; i += 16) {
@@ -134,10 +143,10 @@ static void quantize(const float *x, int64_t width, int64_t row, Rows out) {
     out.offsets[row] = 128 * _mm512_reduce_add_epi32(sum);
 }
 
-/* The product of `count` rows (a constant) with the 32 outputs from `out` on. Meanwhile weights are fetched that are
-   read later: `ahead` bytes behind those of each block that are read now. */
-INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t out, float *y, enum Then then,
-                 const int64_t ahead[BLOCKS]) {
+/* The product of `count` rows (a constant) with the 32 outputs from `out` on. Meanwhile weights are fetched
+   that are read later: `ahead` bytes behind those of each block that are read now. */
+INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t out, float *y,
+                 enum Then then, const int64_t ahead[BLOCKS]) {
     const int64_t block = 16 * l->inputs;
     const uint8_t *weights = l->weights + out * l->inputs;
     const int8_t *x = in.x + row * l->inputs;
@@ -175,17 +184,19 @@ INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t
             const __m512 scale = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, l->scales + from),
                                                _mm512_set1_ps(in.scales[row + r]));
             float *to = y + (row + r) * l->outputs + from;
-            __m512 made = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_maskz_loadu_ps(some, l->bias + from));
+            __m512 made =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_maskz_loadu_ps(some, l->bias + from));
             if (then == GELU) made = gelu(made);
             if (then == ADD) made = _mm512_add_ps(made, _mm512_maskz_loadu_ps(some, to));
             _mm512_mask_storeu_ps(to, some, made);
         }
 }
 
-#define CASE(count) case count: tile(l, in, row, count, out, y, then, ahead); break;
+#define CASE(count)                                                                                          \
+    case count: tile(l, in, row, count, out, y, then, ahead); break;
 
-static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count, int64_t out, float *y, enum Then then,
-                            const int64_t ahead[BLOCKS]) {
+static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count, int64_t out, float *y,
+                            enum Then then, const int64_t ahead[BLOCKS]) {
     switch (count) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
     }
@@ -193,11 +204,12 @@ static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count
 
 /* y = x W' + b, then what `then` says; ADD adds to what is in y. Called by all threads of a team.
 
-   Where rows take more than one tile, the next outputs' weights are fetched meanwhile, one block with the first tile
-   and one with the second. */
+   Where rows take more than one tile, the next outputs' weights are fetched meanwhile, one block with the
+   first tile and one with the second. */
 static void product(const Linear *l, Rows in, int64_t rows, float *y, enum Then then) {
     const int64_t groups = (rows + ROWS - 1) / ROWS, next_tile = BLOCKS * 16 * l->inputs;
-    const int64_t ahead[3][BLOCKS] = {{groups > 1 ? next_tile : FAR, groups > 1 ? 0 : FAR}, {0, next_tile}, {0, 0}};
+    const int64_t ahead[3][BLOCKS] = {
+        {groups > 1 ? next_tile : FAR, groups > 1 ? 0 : FAR}, {0, next_tile}, {0, 0}};
 #pragma omp for schedule(static)
     for (int64_t out = 0; out < l->outputs; out += 16 * BLOCKS)
         for (int64_t group = 0; group < groups; group++) {
@@ -212,25 +224,30 @@ INLINE __m128 quarter(__m512 x) {
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE __m512 half_loaded(const uint16_t *at) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at)); }
-
-static void half_stored(uint16_t *at, const float *x) {
-    for (int i = 0; i < DIM; i += 16)
-        _mm256_storeu_si256((__m256i *)(at + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+INLINE __m512 load_half(const uint16_t *at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
 }
 
-/* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie `ask_stride`
-   and `width` apart; `scores` has room for `count` rows of seen + 16. */
+static void store_half(uint16_t *at, const float *x) {
+    for (int i = 0; i < DIM; i += 16)
+        _mm256_storeu_si256((__m256i *)(at + i),
+                            _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+}
+
+/* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie
+   `ask_stride` and `width` apart; `scores` has room for `count` rows of seen + 16. */
 INLINE void attend(const int count, const float *query, int64_t ask_stride, const uint16_t *keys,
-                   const uint16_t *values, int64_t seen, const float *mask, int64_t mask_stride, float scale, float *scores, float *y,
-                   int64_t width) {
+                   const uint16_t *values, int64_t seen, const float *mask, int64_t mask_stride, float scale,
+                   float *scores, float *y, int64_t width) {
     const int64_t stride = (seen + 15) / 16 * 16;
-    __m512 q[QUERIES][4], made[QUERIES][4];
-    for (int r = 0; r < count; r++)
+    __m512 q[QUERIES][4], made[QUERIES][4], total[QUERIES];
+    for (int r = 0; r < count; r++) {
+        total[r] = _mm512_setzero_ps();
         for (int i = 0; i < 4; i++) {
             q[r][i] = _mm512_mul_ps(_mm512_loadu_ps(query + r * ask_stride + 16 * i), _mm512_set1_ps(scale));
             made[r][i] = _mm512_setzero_ps();
         }
+    }
     for (int64_t j = 0; j < seen; j += 4) {
         __m128 parts[QUERIES][4];
 #pragma GCC unroll 4
@@ -238,7 +255,7 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
             const int64_t at = (j + k < seen ? j + k : seen - 1) * DIM;
             __m512 key[4];
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) key[i] = half_loaded(keys + at + 16 * i);
+            for (int i = 0; i < 4; i++) key[i] = load_half(keys + at + 16 * i);
             _mm_prefetch((const char *)(values + at), _MM_HINT_T0);
             _mm_prefetch((const char *)(values + at + DIM / 2), _MM_HINT_T0);
 #pragma GCC unroll 4
@@ -252,44 +269,42 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
 #pragma GCC unroll 4
         for (int r = 0; r < count; r++) {
             _MM_TRANSPOSE4_PS(parts[r][0], parts[r][1], parts[r][2], parts[r][3]);
-            _mm_storeu_ps(scores + r * stride + j, _mm_add_ps(_mm_add_ps(parts[r][0], parts[r][1]),
-                                                              _mm_add_ps(parts[r][2], parts[r][3])));
+            const __m128 some = _mm_add_ps(parts[r][0], parts[r][1]), others = _mm_add_ps(parts[r][2], parts[r][3]);
+            _mm_storeu_ps(scores + r * stride + j, _mm_add_ps(some, others));
         }
     }
-    float total[QUERIES];
     for (int r = 0; r < count; r++) {
         float *row = scores + r * stride;
         const __m512 none = _mm512_set1_ps(-INFINITY);
-        __m512 most = none, sum = _mm512_setzero_ps();
+        __m512 most = none;
         for (int64_t j = 0; j < seen; j += 16) {
             const __mmask16 some = first(seen - j);
             __m512 s = _mm512_mask_loadu_ps(none, some, row + j);
-            if (mask) s = _mm512_mask_add_ps(s, some, s, _mm512_maskz_loadu_ps(some, mask + r * mask_stride + j));
+            if (mask)
+                s = _mm512_mask_add_ps(s, some, s, _mm512_maskz_loadu_ps(some, mask + r * mask_stride + j));
             _mm512_storeu_ps(row + j, s);
             most = _mm512_max_ps(most, s);
         }
         const __m512 peak = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-        for (int64_t j = 0; j < seen; j += 16) {
-            const __m512 p = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + j), peak));
-            sum = _mm512_add_ps(sum, p);
-            _mm512_storeu_ps(row + j, p);
-        }
-        total[r] = _mm512_reduce_add_ps(sum);
+        for (int64_t j = 0; j < seen; j += 16)
+            _mm512_storeu_ps(row + j, exponential(_mm512_sub_ps(_mm512_loadu_ps(row + j), peak)));
     }
+    /* Position by position, so that those that are not seen change nothing, wherever they lie. */
     for (int64_t j = 0; j < seen; j++) {
         __m512 value[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) value[i] = half_loaded(values + j * DIM + 16 * i);
+        for (int i = 0; i < 4; i++) value[i] = load_half(values + j * DIM + 16 * i);
 #pragma GCC unroll 4
         for (int r = 0; r < count; r++) {
             const __m512 p = _mm512_set1_ps(scores[r * stride + j]);
+            total[r] = _mm512_add_ps(total[r], p);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) made[r][i] = _mm512_fmadd_ps(p, value[i], made[r][i]);
         }
     }
     for (int r = 0; r < count; r++)
         for (int i = 0; i < 4; i++)
-            _mm512_storeu_ps(y + r * width + 16 * i, _mm512_mul_ps(made[r][i], _mm512_set1_ps(1.0f / total[r])));
+            _mm512_storeu_ps(y + r * width + 16 * i, _mm512_div_ps(made[r][i], total[r]));
 }
 
 /* The end of what a row of a mask lets see, at least `least`, at most `most`. */
@@ -298,30 +313,32 @@ INLINE int64_t last_seen(const float *mask, int64_t least, int64_t most) {
     return most;
 }
 
-/* One head of one piece: keep its new keys and values, then ask. `asked` and `seen` are the piece's first rows. */
-static void attend_all(const Piece *p, int64_t layer, int64_t heads, int64_t head, float scale, const float *asked,
-                       float *scores, float *seen) {
+/* One head of one piece: keep its new keys and values, then ask. `asked`, `seen`: the piece's first rows. */
+static void attend_head(const Piece *p, int64_t layer, int64_t heads, int64_t head, float scale,
+                        const float *asked, float *scores, float *seen) {
     const int64_t width = heads * DIM;
     uint16_t *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
     uint16_t *values = keys + heads * p->capacity * DIM;
     asked += head * DIM;
     seen += head * DIM;
     for (int64_t r = 0; r < p->rows; r++) {
-        half_stored(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width);
-        half_stored(values + (p->length + r) * DIM, asked + (3 * r + 2) * width);
+        store_half(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width);
+        store_half(values + (p->length + r) * DIM, asked + (3 * r + 2) * width);
     }
     for (int64_t r = 0; r < p->rows;) {
         const int64_t count = p->rows - r >= QUERIES ? QUERIES : 1;
         const float *mask = p->mask ? p->mask + r * p->mask_stride : 0;
+        /* What none of these rows sees at the end is left out: in a prompt, later tokens. */
         int64_t last = mask ? 1 : p->length + p->rows;
-        for (int64_t k = 0; mask && k < count; k++) /* what none of these rows sees at the end: in a prompt, later tokens */
+        for (int64_t k = 0; mask && k < count; k++)
             last = last_seen(mask + k * p->mask_stride, last, p->length + p->rows);
         const float *query = asked + r * 3 * width;
         float *to = seen + r * width;
         if (count == 1)
             attend(1, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to, width);
         else
-            attend(QUERIES, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to, width);
+            attend(QUERIES, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to,
+                   width);
         r += count;
     }
 }
@@ -352,10 +369,11 @@ int parley_linear(const Linear *l, const float *x, int64_t rows, float *y, int64
     return 0;
 }
 
-/* All blocks of GPT-2 over the rows of `count` pieces that lie end to end in `state` (rows, heads * DIM), in place.
-   `longest`: positions that the longest piece has with its new ones. Returns 0, or -1 where there is no memory. */
-int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece *pieces, int64_t count, int64_t longest,
-                float *state, int64_t rows, int64_t threads) {
+/* All blocks of GPT-2 over the rows of `count` pieces that lie end to end in `state` (rows, heads * DIM), in
+   place. `longest`: positions that the longest piece has with its new ones. Returns 0, or -1 where there is
+   no memory. */
+int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece *pieces, int64_t count,
+                int64_t longest, float *state, int64_t rows, int64_t threads) {
     const int64_t width = heads * DIM, wide = blocks[0].widen.outputs, scores = QUERIES * (longest + 16);
     const int64_t floats = rows * (3 * width + width + wide) + threads * scores;
     char *room = aligned_alloc(64, (4 * floats + rows * (wide + 8) + 1024) / 64 * 64), *free_room = room;
@@ -379,8 +397,8 @@ int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece 
                 const Piece *piece = pieces + job / heads;
                 int64_t row = 0;
                 for (const Piece *p = pieces; p < piece; p++) row += p->rows;
-                attend_all(piece, layer, heads, job % heads, block->scale, asked + row * 3 * width, own_scores,
-                           seen + row * width);
+                attend_head(piece, layer, heads, job % heads, block->scale, asked + row * 3 * width,
+                            own_scores, seen + row * width);
             }
 #pragma omp for schedule(static)
             for (int64_t r = 0; r < rows; r++) quantize(seen + r * width, width, r, q);

@@ -85,6 +85,14 @@ def available() -> bool:
     return _library() is not None
 
 
+def advice() -> str | None:
+    """What to do where this processor could run it, but it was not compiled."""
+    able = torch.cpu.get_capabilities()
+    if available() or not all(able.get(f"avx512_{part}") for part in ("f", "bw", "vl", "vnni")):
+        return None
+    return "Replies could come in less time: install a C compiler (gcc), then run make clean install."
+
+
 class Weights:
     """A linear layer's weights in 8 bits, in the order in which `native.c` reads them."""
 

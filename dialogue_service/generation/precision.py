@@ -1,15 +1,18 @@
 """Loads a causal language model to where, and in the precision in which, it computes fastest here."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from dialogue_service.generation import int8
+from dialogue_service.generation import int8, native
 from shared import allocator
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,6 +37,8 @@ def load(folder: Path, dtype: str) -> Any:
     if dtype == "int8" or (dtype == "auto" and int8.supported()):
         model = load_model(AutoModelForCausalLM, folder, dtype="auto")
         int8.quantize(model)
+        if advice := native.advice():
+            logger.warning(advice)
     else:
         model = load_model(AutoModelForCausalLM, folder, dtype=_DTYPES["fp32" if dtype == "auto" else dtype])
     int8.lighten(model)

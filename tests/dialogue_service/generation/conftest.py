@@ -31,8 +31,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DialoGPT's format with weights so wide that what was said before clearly matters."""
-    return checkpoints.gpt2_like(tmp_path_factory.mktemp("models") / "gpt2", vocab=None, spread=0.2)
+    """DialoGPT's format and dimension of heads, weights so wide that what was said before clearly matters."""
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    return checkpoints.gpt2_like(folder, vocab=None, spread=0.1, width=128)
 
 
 @pytest.fixture(params=["gpt2", "llama"])

@@ -25,7 +25,8 @@ IDS = list(range(5, 65))
 
 def some(model: Any) -> Preference:
     hidden = model.get_input_embeddings().weight.shape[1]
-    return Preference(torch.randn(hidden, 2, generator=torch.Generator().manual_seed(1)), 0.25)
+    line = torch.randn(hidden, 2, generator=torch.Generator().manual_seed(1))
+    return Preference(6 * line / hidden**0.5, 0.25)  # log-odds of some units, whatever the width
 
 
 def test_a_reply_is_worth_the_mean_of_its_tokens_and_its_last_one() -> None:

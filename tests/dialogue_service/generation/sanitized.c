@@ -1,0 +1,76 @@
+/* Runs the native code in memory that ends exactly where it may not read or write on. Compiled with sanitizers, which
+   end it with an error at the first access beyond. */
+
+#include "../../../dialogue_service/generation/native.c"
+
+#include <stdio.h>
+
+static void *block_of(int64_t bytes, int value) {
+    void *made = malloc((size_t)bytes);
+    memset(made, value, (size_t)bytes);
+    return made;
+}
+
+static float *floats(int64_t count) {
+    float *made = block_of(4 * count, 0);
+    for (int64_t i = 0; i < count; i++) made[i] = (float)(i * 37 % 101) / 101 - 0.5f;
+    return made;
+}
+
+static Linear linear(int64_t outputs, int64_t inputs) {
+    const int64_t padded = (outputs + 31) / 32 * 32;
+    Linear made = {block_of(padded * inputs, 131), floats(outputs), floats(outputs), inputs, outputs};
+    return made;
+}
+
+static void linears(void) {
+    const int64_t shapes[][2] = {{1, 16}, {31, 16}, {32, 48}, {33, 16}, {301, 1024}};
+    const int64_t rows[] = {0, 1, 5, 12, 13, 24, 25, 40};
+    for (int s = 0; s < 5; s++)
+        for (int r = 0; r < 8; r++)
+            for (int threads = 1; threads <= 3; threads++) {
+                const Linear l = linear(shapes[s][0], shapes[s][1]);
+                float *x = floats(rows[r] * l.inputs), *y = floats(rows[r] * l.outputs);
+                if (rows[r]) x[0] = s % 2 ? NAN : INFINITY;
+                parley_linear(&l, x, rows[r], y, threads);
+                free(x), free(y), free((void *)l.weights), free((void *)l.scales), free((void *)l.bias);
+            }
+}
+
+static Norm norm(void) {
+    Norm made = {floats(2 * DIM), floats(2 * DIM), 1e-5f};
+    return made;
+}
+
+static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int masked, int64_t threads) {
+    const int64_t heads = 2, width = heads * DIM, layers = 2, rows = first_rows + second_rows;
+    Block blocks[2];
+    for (int i = 0; i < 2; i++)
+        blocks[i] = (Block){norm(), norm(), linear(3 * width, width), linear(width, width),
+                            linear(4 * width, width), linear(width, 4 * width), 0.125f};
+    Piece both[2];
+    for (int i = 0; i < 2; i++) {
+        const int64_t own = i ? second_rows : first_rows, begin = i ? 0 : length, all = begin + own;
+        float *mask = floats(own * all);
+        for (int64_t r = 0; r < own; r++)
+            for (int64_t j = 0; j < all; j++) mask[r * all + j] = j > begin + r ? -INFINITY : 0;
+        both[i] = (Piece){block_of(2 * layers * width * all * 2, 0), masked ? mask : 0, all, all, begin, own};
+        if (!masked) free(mask);
+    }
+    float *state = floats(rows * width);
+    parley_gpt2(blocks, layers, heads, both, 2, length + first_rows > second_rows ? length + first_rows : second_rows,
+                state, rows, threads);
+    for (int64_t i = 0; i < rows * width; i++)
+        if (!isfinite(state[i])) exit(2);
+}
+
+int main(void) {
+    if (!parley_supported()) return 77;
+    linears();
+    const int64_t rows[] = {1, 3, 4, 7, 16}, lengths[] = {0, 1, 15, 16, 61};
+    for (int a = 0; a < 5; a++)
+        for (int b = 0; b < 5; b++)
+            for (int masked = 0; masked < 2; masked++) pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
+    puts("clean");
+    return 0;
+}
