@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.generation.peers import CTRANSLATE2, LINEAR, LLAMA, NAIVE
 from benchmarks.sections import Section, machine, table
+from dialogue_service.generation import native
 
 PARLEY = "Parley"
 COLUMNS = (NAIVE, LINEAR, PARLEY, CTRANSLATE2, LLAMA)
@@ -13,7 +14,12 @@ COLUMNS = (NAIVE, LINEAR, PARLEY, CTRANSLATE2, LLAMA)
 
 def text(shape: str, sections: Mapping[str, Section], missing: Mapping[str, str]) -> str:
     """The whole document."""
-    parts = [_HEAD.format(machine=f"{machine()}, torch {torch.__version__}", shape=shape)]
+    own = (
+        "8-bit products and GPT-2's blocks in native code"
+        if native.available()
+        else "8-bit products are torch's"
+    )
+    parts = [_HEAD.format(machine=f"{machine()}, torch {torch.__version__}", shape=shape, products=own)]
     parts += [f"{column}: {why}." for column, why in missing.items()]
     parts.append(_checks(sections))
     for section in sections.values():
@@ -54,7 +60,8 @@ Shape: {shape}, random weights, built on the spot. Times are medians in seconds 
 
 - naive: transformers' `generate`, float32, the checkpoint as loaded (Conv1D), the whole history each time.
 - naive, Linear: the same with GPT-2's Conv1D modules rewritten as Linear.
-- Parley: `LocalGenerator`, by its public protocol, text in and text out, sampling as the service does.
+- Parley: `LocalGenerator`, by its public protocol, text in and text out, sampling as the service does;
+  {products}.
 - CTranslate2 int8, llama.cpp Q8_0: converted from the same checkpoint, greedy.
 
 Each of them in a process of its own.

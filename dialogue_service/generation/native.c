@@ -10,10 +10,15 @@
    on what else is in the batch, on the number of threads, on whether a prompt is read at once or in pieces, or on
    where in the cache a token lies. Nothing here keeps state. */
 
-int parley_supported(void) {
+/* To be raised with that of native.py whenever a function or a struct changes: what was compiled may be older. */
+enum { INTERFACE = 1 };
+
+/* INTERFACE, or 0 where this processor lacks what is needed. */
+int parley_interface(void) {
 #if defined(__x86_64__) && defined(__GNUC__)
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-           && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    const int able = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
+                     && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    return able ? INTERFACE : 0;
 #else
     return 0;
 #endif

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_INTERFACE = 1
+"""As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
 _TOGETHER = 4
@@ -61,21 +63,12 @@ def _library() -> Any:
         library = ctypes.CDLL(found.origin)
     except OSError:
         return None  # compiled on another machine
-    if not library.parley_supported():
+    if library.parley_interface() != _INTERFACE:
         return None
     size = c_int64
     library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_void_p, size]
-    library.parley_gpt2.argtypes = [
-        POINTER(Block),
-        size,
-        size,
-        POINTER(Piece),
-        size,
-        size,
-        c_void_p,
-        size,
-        size,
-    ]
+    pieces: list[Any] = [POINTER(Piece), size, size]
+    library.parley_gpt2.argtypes = [POINTER(Block), size, size, *pieces, c_void_p, size, size]
     library.parley_linear.restype = library.parley_gpt2.restype = c_int
     return library
 

@@ -65,12 +65,13 @@ static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int 
 }
 
 int main(void) {
-    if (!parley_supported()) return 77;
+    if (!parley_interface()) return 77;
     linears();
     const int64_t rows[] = {1, 3, 4, 7, 16}, lengths[] = {0, 1, 15, 16, 61};
     for (int a = 0; a < 5; a++)
         for (int b = 0; b < 5; b++)
-            for (int masked = 0; masked < 2; masked++) pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
+            for (int masked = 0; masked < 2; masked++)
+                pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
     puts("clean");
     return 0;
 }
