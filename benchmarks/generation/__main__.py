@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from benchmarks.generation import engine, model, peers, report, stack
 from benchmarks.sections import Results, Section
+from shared import allocator
 from shared.settings import REPOSITORY
 from shared.worker import in_own_thread
 
@@ -26,6 +27,7 @@ SECTIONS = (*engine.SECTIONS, "turns", "around", "start")
 def main() -> int:
     """Returns the exit status."""
     asked = _arguments()
+    allocator.settle()  # as in a service
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("transformers").setLevel(logging.ERROR)
     if not (asked.vocab / "vocab.json").exists():

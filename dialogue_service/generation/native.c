@@ -240,9 +240,10 @@ static void store_half(uint16_t *at, const float *x) {
 }
 
 /* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie
-   `ask_stride` and `width` apart; `scores` has room for `count` rows of seen + 16. */
+   `ask_stride` and `width` apart; `scores` has room for `count` rows of seen + 16. The keys and
+   values that lie `next` further on are fetched meanwhile: the next head's. */
 INLINE void attend(const int count, const float *query, int64_t ask_stride, const uint16_t *keys,
-                   const uint16_t *values, int64_t seen, const float *mask, int64_t mask_stride, float scale,
+                   const uint16_t *values, int64_t next, int64_t seen, const float *mask, int64_t mask_stride, float scale,
                    float *scores, float *y, int64_t width) {
     const int64_t stride = (seen + 15) / 16 * 16;
     __m512 q[QUERIES][4], made[QUERIES][4], total[QUERIES];
@@ -261,8 +262,8 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
             __m512 key[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) key[i] = load_half(keys + at + 16 * i);
-            _mm_prefetch((const char *)(values + at), _MM_HINT_T0);
-            _mm_prefetch((const char *)(values + at + DIM / 2), _MM_HINT_T0);
+            _mm_prefetch((const char *)(keys + next + at), _MM_HINT_T0);
+            _mm_prefetch((const char *)(keys + next + at + DIM / 2), _MM_HINT_T0);
 #pragma GCC unroll 4
             for (int r = 0; r < count; r++) {
                 __m512 s = _mm512_mul_ps(q[r][0], key[0]);
@@ -297,6 +298,8 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
     /* Position by position, so that those that are not seen change nothing, wherever they lie. */
     for (int64_t j = 0; j < seen; j++) {
         __m512 value[4];
+        _mm_prefetch((const char *)(values + next + j * DIM), _MM_HINT_T0);
+        _mm_prefetch((const char *)(values + next + j * DIM + DIM / 2), _MM_HINT_T0);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) value[i] = load_half(values + j * DIM + 16 * i);
 #pragma GCC unroll 4
@@ -324,6 +327,7 @@ static void attend_head(const Piece *p, int64_t layer, int64_t heads, int64_t he
     const int64_t width = heads * DIM;
     uint16_t *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
     uint16_t *values = keys + heads * p->capacity * DIM;
+    const int64_t next = p->capacity * DIM;
     asked += head * DIM;
     seen += head * DIM;
     for (int64_t r = 0; r < p->rows; r++) {
@@ -340,9 +344,9 @@ static void attend_head(const Piece *p, int64_t layer, int64_t heads, int64_t he
         const float *query = asked + r * 3 * width;
         float *to = seen + r * width;
         if (count == 1)
-            attend(1, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to, width);
+            attend(1, query, 3 * width, keys, values, next, last, mask, p->mask_stride, scale, scores, to, width);
         else
-            attend(QUERIES, query, 3 * width, keys, values, last, mask, p->mask_stride, scale, scores, to,
+            attend(QUERIES, query, 3 * width, keys, values, next, last, mask, p->mask_stride, scale, scores, to,
                    width);
         r += count;
     }
