@@ -1,6 +1,7 @@
 """From logits to tokens: penalties, temperature, top-k, top-p, and one uniform number for each draw."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,11 @@ class Sampling:
     ) -> tuple[list[int], list[float]]:
         """The next token of each reply and its log probability in the model's own distribution.
 
-        logits: (rows, vocabulary); `replies` are the tokens of each so far; uniform: (rows,) in [0, 1). A
-        row's result depends on that row alone.
+        logits: (rows, vocabulary), each with memory of its own; `replies` are the tokens of each so far;
+        uniform: (rows,) in [0, 1). A row's result depends on that row alone.
         """
-        scores, ids = highest(self._allowed(logits, replies), self.top_k or logits.shape[1])
+        with self._ruled(logits, replies):
+            scores, ids = highest(logits, self.top_k or logits.shape[1])
         probabilities = (scores / max(self.temperature, _LEAST_TEMPERATURE)).softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         mass = (probabilities * (before < self.top_p)).cumsum(-1)
@@ -49,17 +51,23 @@ class Sampling:
         logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
         return tokens[:, 0].tolist(), logprobs[:, 0].tolist()
 
-    def _allowed(self, logits: Tensor, replies: Sequence[Sequence[int]]) -> Tensor:
-        """A copy of the logits, repetition penalised and what may not come at minus infinity."""
-        scores = logits.clone()
-        if self.repetition_penalty != 1:
-            said = _places([(row, token) for row, reply in enumerate(replies) for token in reply], scores)
-            given, penalty = scores[said], float(self.repetition_penalty)
-            scores[said] = torch.where(given < 0, given * penalty, given / penalty)
-        forbidden = [(row, token) for row, reply in enumerate(replies) for token in self._forbidden(reply)]
-        if forbidden:
-            scores[_places(forbidden, scores)] = -torch.inf
-        return scores
+    @contextmanager
+    def _ruled(self, logits: Tensor, replies: Sequence[Sequence[int]]) -> Iterator[None]:
+        """Within, repetition is penalised and what may not come is at minus infinity. In place, for a copy of
+        all logits would take longer than all else here."""
+        forbidden = {(row, token) for row, reply in enumerate(replies) for token in self._forbidden(reply)}
+        said = {(row, token) for row, reply in enumerate(replies) for token in reply} - forbidden
+        if not (said or forbidden):
+            yield
+            return
+        rows, columns = torch.tensor([*said, *forbidden], device=logits.device).unbind(1)
+        before = logits[rows, columns]
+        penalty = float(self.repetition_penalty)
+        after = torch.where(before < 0, before * penalty, before / penalty)
+        after[len(said) :] = -torch.inf
+        logits[rows, columns] = after
+        yield
+        logits[rows, columns] = before
 
     def _forbidden(self, reply: Sequence[int]) -> list[int]:
         """An end too early, and tokens that would make a run of four come twice in the reply."""
@@ -68,12 +76,6 @@ class Sampling:
         tail = tuple(reply[-run:])
         repeats = [reply[i + run] for i in range(len(reply) - run) if tuple(reply[i : i + run]) == tail]
         return ends + repeats
-
-
-def _places(places: Sequence[tuple[int, int]], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and columns, as an index."""
-    rows, columns = torch.tensor(places, dtype=torch.long, device=like.device).reshape(-1, 2).unbind(1)
-    return rows, columns
 
 
 def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

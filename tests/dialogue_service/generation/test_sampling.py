@@ -45,7 +45,7 @@ def frequencies(sampling: Sampling, logits: torch.Tensor, reply: list[int]) -> t
     """How often each token is drawn when the uniform numbers are spread evenly."""
     n = 20_000
     uniform = (torch.arange(n) + 0.5) / n
-    tokens, _ = sampling.draw(logits.expand(n, -1), [reply] * n, uniform)
+    tokens, _ = sampling.draw(logits.repeat(n, 1), [reply] * n, uniform)
     return torch.bincount(torch.tensor(tokens), minlength=VOCABULARY) / n
 
 
@@ -115,3 +115,9 @@ def test_a_models_own_settings_win_and_the_rest_is_ours() -> None:
     wish = torch.zeros(1, VOCABULARY)
     wish[0, 3] = 0.1
     assert sampling.draw(wish, [[]], torch.tensor([0.99]))[0] == [3], "temperature 0 is greedy"
+
+
+def test_logits_are_left_as_they_were(logits: torch.Tensor) -> None:
+    before = logits.clone()
+    Sampling(frozenset({END})).draw(logits, [[], [1], [2, 2], [1, 2, 3, 4] * 2, [5], [END]], torch.rand(6))
+    assert torch.equal(logits, before)
