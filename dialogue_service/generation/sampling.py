@@ -66,8 +66,10 @@ class Sampling:
         after = torch.where(before < 0, before * penalty, before / penalty)
         after[len(said) :] = -torch.inf
         logits[rows, columns] = after
-        yield
-        logits[rows, columns] = before
+        try:
+            yield
+        finally:
+            logits[rows, columns] = before
 
     def _forbidden(self, reply: Sequence[int]) -> list[int]:
         """An end too early, and tokens that would make a run of four come twice in the reply."""

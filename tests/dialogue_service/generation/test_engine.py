@@ -6,7 +6,9 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+import torch
 
+from dialogue_service.generation.engine import _joined
 from dialogue_service.generation.job import Job
 from shared.problems import Overloaded
 from tests.dialogue_service.generation.conftest import WAIT_S, Bench, bench
@@ -161,3 +163,15 @@ def test_what_was_read_before_giving_up_is_not_read_again(small: Bench) -> None:
     small.model.passes = 0
     small.run(text, reply_tokens=5)
     assert small.model.passes == 5
+
+
+def test_logits_of_one_pass_are_joined_without_a_copy() -> None:
+    whole, other = torch.randn(6, 9), torch.randn(2, 9)
+    parts = list(whole.split_with_sizes([1, 3, 2]))
+    assert torch.equal(_joined(parts), whole)
+    assert _joined(parts).data_ptr() == whole.data_ptr()
+    assert torch.equal(_joined(parts[1:]), whole[1:])
+    for apart in ([parts[0], parts[2]], [parts[1], parts[0]], [parts[2], other], [parts[0].expand(3, -1)]):
+        joined = _joined(apart)
+        assert torch.equal(joined, torch.cat(apart))
+        assert joined.data_ptr() not in {whole.data_ptr(), other.data_ptr()}

@@ -25,7 +25,9 @@ from tests.outside import need
 CPUINFO = Path("/proc/cpuinfo")
 NEEDED = {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}
 able = CPUINFO.exists() and set(CPUINFO.read_text().split()) >= NEEDED
-on_able_processors = pytest.mark.skipif(not able, reason="this processor lacks AVX-512 VNNI")
+on_able_processors = pytest.mark.skipif(
+    not (able and shutil.which("gcc")), reason="this processor lacks AVX-512 VNNI, or there is no gcc"
+)
 
 
 @pytest.fixture
@@ -37,6 +39,8 @@ def threads() -> Iterator[None]:
 
 
 def test_it_is_there_where_the_processor_is_able() -> None:
+    if able:
+        need(shutil.which("gcc"), "gcc")
     assert native.available() == able
 
 
@@ -173,8 +177,8 @@ def test_torch_does_all_where_it_is_not_there(
     assert ("install a C compiler" in caplog.text) == able
 
 
+@on_able_processors
 def test_it_keeps_within_its_memory(tmp_path: Path) -> None:
-    need(shutil.which("gcc"), "gcc")
     program = tmp_path / "sanitized"
     subprocess.run(
         ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-fsanitize=address,undefined",
@@ -182,4 +186,4 @@ def test_it_keeps_within_its_memory(tmp_path: Path) -> None:
         cwd=REPOSITORY, check=True,
     )  # fmt: skip
     done = subprocess.run([program], env={"ASAN_OPTIONS": "detect_leaks=0"}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == ((0, "") if able else (77, ""))
+    assert (done.returncode, done.stderr) == (0, "")
