@@ -1,6 +1,6 @@
-/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights,
-   and the blocks of GPT-2 as one call. `native.py` describes the functions to Python, `int8.py` says how
-   numbers are quantized, and computes the same with torch's own products where this file was not compiled or
+/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights, the
+   blocks of GPT-2 as one call, and what has to look at all logits. `native.py` describes the functions to Python,
+   `int8.py` says how numbers are quantized; both compute the same with torch where this file was not compiled or
    does not run.
 
    Decoding is bound by how fast weights are read. So they lie in the order in which they are read, are read
@@ -11,7 +11,7 @@
    where in the cache a token lies. Nothing here keeps state. */
 
 /* To be raised with that of native.py whenever a function or a struct changes: what was compiled may be older. */
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 /* INTERFACE, or 0 where this processor lacks what is needed. */
 int parley_interface(void) {
@@ -37,13 +37,13 @@ int parley_interface(void) {
 #define INLINE static inline __attribute__((always_inline))
 
 enum { DIM = 64 };                /* of a head */
-enum { BLOCKS = 2 };              /* of a tile, of 16 outputs each */
-enum { ROWS = 12 };               /* of a tile: its sums fill 24 of the 32 registers */
+enum { SUMS = 24 };               /* of a tile, in as many of the 32 registers: of each row and 16 outputs */
+enum { FEW = 2, MANY = 4 };       /* times 16 outputs of a tile: many of few rows, few of many rows */
 enum { QUERIES = 4 };             /* for which keys and values are read together */
 enum { NEAR = 512, FAR = 4096 };  /* bytes ahead that weights are fetched, into the first and the second cache */
 
 typedef struct {
-    const uint8_t *weights; /* each + 128; (outputs / 16, inputs / 4, 16, 4), outputs filled up to a tile */
+    const uint8_t *weights; /* each + 128; (outputs / 16, inputs / 4, 16, 4), outputs filled up to FEW * 16 */
     const float *scales;    /* (outputs) */
     const float *bias;      /* (outputs) */
     int64_t inputs;         /* a multiple of 16 */
@@ -148,23 +148,23 @@ static void quantize(const float *x, int64_t width, int64_t row, Rows out) {
     out.offsets[row] = 128 * _mm512_reduce_add_epi32(sum);
 }
 
-/* The product of `count` rows (a constant) with the 32 outputs from `out` on. Meanwhile weights are fetched
-   that are read later: `ahead` bytes behind those of each block that are read now. */
-INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t out, float *y,
-                 enum Then then, const int64_t ahead[BLOCKS]) {
-    const int64_t block = 16 * l->inputs;
-    const uint8_t *weights = l->weights + out * l->inputs;
-    const int8_t *x = in.x + row * l->inputs;
-    __m512i sums[ROWS][BLOCKS];
+/* The product of `count` rows with `blocks` (both constants) times 16 outputs, which begin at `out` and lie `apart`.
+   Meanwhile weights are fetched that are read later: `ahead` bytes behind those of each block that are read now. */
+INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, const int blocks, int64_t out,
+                 int64_t apart, float *y, enum Then then, const int64_t ahead[MANY]) {
+    const int64_t inputs = l->inputs;
+    const char *weights = (const char *)l->weights + out * inputs;
+    const int8_t *x = in.x + row * inputs;
+    __m512i sums[SUMS / FEW][MANY];
 #pragma GCC unroll 12
     for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-        for (int b = 0; b < BLOCKS; b++) sums[r][b] = _mm512_setzero_si512();
-    for (int64_t i = 0; i < l->inputs; i += 4) {
-        __m512i w[BLOCKS];
-#pragma GCC unroll 2
-        for (int b = 0; b < BLOCKS; b++) {
-            const char *at = (const char *)weights + b * block + 16 * i;
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) sums[r][b] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < inputs; i += 4) {
+        __m512i w[MANY];
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) {
+            const char *at = weights + b * apart * inputs + 16 * i;
             w[b] = _mm512_loadu_si512(at);
             _mm_prefetch(at + NEAR, _MM_HINT_T0);
             _mm_prefetch(at + ahead[b], _MM_HINT_T1);
@@ -172,17 +172,17 @@ INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t
 #pragma GCC unroll 12
         for (int r = 0; r < count; r++) {
             int32_t four;
-            memcpy(&four, x + r * l->inputs + i, 4);
+            memcpy(&four, x + r * inputs + i, 4);
             const __m512i four_each = _mm512_set1_epi32(four);
-#pragma GCC unroll 2
-            for (int b = 0; b < BLOCKS; b++) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], w[b], four_each);
+#pragma GCC unroll 4
+            for (int b = 0; b < blocks; b++) sums[r][b] = _mm512_dpbusd_epi32(sums[r][b], w[b], four_each);
         }
     }
 #pragma GCC unroll 12
     for (int r = 0; r < count; r++)
-#pragma GCC unroll 2
-        for (int b = 0; b < BLOCKS; b++) {
-            const int64_t from = out + 16 * b;
+#pragma GCC unroll 4
+        for (int b = 0; b < blocks; b++) {
+            const int64_t from = out + b * apart;
             if (from >= l->outputs) continue;
             const __mmask16 some = first(l->outputs - from);
             const __m512i sum = _mm512_sub_epi32(sums[r][b], _mm512_set1_epi32(in.offsets[row + r]));
@@ -197,30 +197,38 @@ INLINE void tile(const Linear *l, Rows in, int64_t row, const int count, int64_t
         }
 }
 
-#define CASE(count)                                                                                          \
-    case count: tile(l, in, row, count, out, y, then, ahead); break;
+#define CASE(count, blocks)                                                                                  \
+    case 16 * (count) + (blocks): tile(l, in, row, count, blocks, out, apart, y, then, ahead); break;
 
-static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count, int64_t out, float *y,
-                            enum Then then, const int64_t ahead[BLOCKS]) {
-    switch (count) {
-        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+static void rows_by_outputs(const Linear *l, Rows in, int64_t row, int64_t count, int64_t blocks, int64_t out,
+                            int64_t apart, float *y, enum Then then, const int64_t ahead[MANY]) {
+    switch (16 * count + blocks) {
+        CASE(1, MANY) CASE(2, MANY) CASE(3, MANY) CASE(4, MANY) CASE(5, MANY) CASE(6, MANY)
+        CASE(1, FEW) CASE(2, FEW) CASE(3, FEW) CASE(4, FEW) CASE(5, FEW) CASE(6, FEW)
+        CASE(7, FEW) CASE(8, FEW) CASE(9, FEW) CASE(10, FEW) CASE(11, FEW) CASE(12, FEW)
     }
 }
 
 /* y = x W' + b, then what `then` says; ADD adds to what is in y. Called by all threads of a team.
 
-   Where rows take more than one tile, the next outputs' weights are fetched meanwhile, one block with the
-   first tile and one with the second. */
+   A thread reads its share of the weights in as many streams as a tile has blocks, each from one end to the other:
+   several at once are read faster than one. Where rows take more than one tile, the next weights are fetched
+   meanwhile, one stream's with the first tile and the other's with the second. */
 static void product(const Linear *l, Rows in, int64_t rows, float *y, enum Then then) {
-    const int64_t groups = (rows + ROWS - 1) / ROWS, next_tile = BLOCKS * 16 * l->inputs;
-    const int64_t ahead[3][BLOCKS] = {
-        {groups > 1 ? next_tile : FAR, groups > 1 ? 0 : FAR}, {0, next_tile}, {0, 0}};
-#pragma omp for schedule(static)
-    for (int64_t out = 0; out < l->outputs; out += 16 * BLOCKS)
+    const int64_t blocks = rows <= SUMS / MANY ? MANY : FEW, most = SUMS / FEW, groups = (rows + most - 1) / most;
+    const int64_t pairs = (l->outputs + 31) / 32, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    const int64_t begin = pairs * thread / threads * 2, end = pairs * (thread + 1) / threads * 2;
+    const int64_t stream = (end - begin) / blocks, next = 16 * l->inputs;
+    const int64_t far[MANY] = {FAR, FAR, FAR, FAR};
+    const int64_t ahead[3][MANY] = {{next, 0}, {0, next}, {0, 0}};
+    for (int64_t block = begin; block < begin + stream; block++)
         for (int64_t group = 0; group < groups; group++) {
-            const int64_t row = rows * group / groups, next = rows * (group + 1) / groups;
-            rows_by_outputs(l, in, row, next - row, out, y, then, ahead[group < 2 ? group : 2]);
+            const int64_t row = rows * group / groups, count = rows * (group + 1) / groups - row;
+            rows_by_outputs(l, in, row, count, blocks, 16 * block, 16 * stream, y, then,
+                            groups == 1 ? far : ahead[group < 2 ? group : 2]);
         }
+    if ((end - begin) % blocks) rows_by_outputs(l, in, 0, rows, FEW, 16 * (end - FEW), 16, y, then, far);
+#pragma omp barrier
 }
 
 INLINE __m128 quarter(__m512 x) {
@@ -262,8 +270,8 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
             __m512 key[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) key[i] = load_half(keys + at + 16 * i);
-            _mm_prefetch((const char *)(keys + next + at), _MM_HINT_T0);
-            _mm_prefetch((const char *)(keys + next + at + DIM / 2), _MM_HINT_T0);
+            _mm_prefetch((const char *)(keys + next + at), _MM_HINT_T1);
+            _mm_prefetch((const char *)(keys + next + at + DIM / 2), _MM_HINT_T1);
 #pragma GCC unroll 4
             for (int r = 0; r < count; r++) {
                 __m512 s = _mm512_mul_ps(q[r][0], key[0]);
@@ -298,8 +306,8 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
     /* Position by position, so that those that are not seen change nothing, wherever they lie. */
     for (int64_t j = 0; j < seen; j++) {
         __m512 value[4];
-        _mm_prefetch((const char *)(values + next + j * DIM), _MM_HINT_T0);
-        _mm_prefetch((const char *)(values + next + j * DIM + DIM / 2), _MM_HINT_T0);
+        _mm_prefetch((const char *)(values + next + j * DIM), _MM_HINT_T1);
+        _mm_prefetch((const char *)(values + next + j * DIM + DIM / 2), _MM_HINT_T1);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) value[i] = load_half(values + j * DIM + 16 * i);
 #pragma GCC unroll 4
@@ -425,6 +433,78 @@ int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece 
     }
     free(room);
     return 0;
+}
+
+typedef struct {
+    float value;
+    int32_t column;
+} Score;
+
+INLINE int lower(Score a, Score b) { return a.value < b.value || (a.value == b.value && a.column > b.column); }
+
+/* Put `score` in place of the lowest of a heap, which is at its top. */
+static void replace_lowest(Score *heap, int64_t count, Score score) {
+    int64_t at = 0;
+    for (int64_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && lower(heap[child + 1], heap[child])) child++;
+        if (!lower(heap[child], score)) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = score;
+}
+
+/* The `count` highest of each row of `scores` (rows, columns) and their columns, both (rows, count): highest first, of
+   equals the first. Where a row has fewer numbers, minus infinity and column 0 stand for the rest. Returns 0, or -1
+   where there is no memory. */
+int parley_highest(const float *scores, int64_t rows, int64_t columns, int64_t count, float *values,
+                   int64_t *where, int64_t threads) {
+    Score *heaps = malloc(rows * count * sizeof(Score) + 1);
+    if (!heaps) return -1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = scores + r * columns;
+        Score *heap = heaps + r * count;
+        for (int64_t i = 0; i < count; i++) heap[i] = (Score){-INFINITY, 0};
+        for (int64_t j = 0; j < columns; j += 16) {
+            const __m512 some = _mm512_maskz_loadu_ps(first(columns - j), row + j);
+            const __m512 least = _mm512_set1_ps(heap[0].value);
+            unsigned higher = _mm512_mask_cmp_ps_mask(first(columns - j), some, least, _CMP_GT_OQ);
+            for (; higher; higher &= higher - 1) {
+                const int64_t column = j + __builtin_ctz(higher);
+                if (row[column] > heap[0].value)
+                    replace_lowest(heap, count, (Score){row[column], (int32_t)column});
+            }
+        }
+        for (int64_t left = count; left > 0; left--) {
+            values[r * count + left - 1] = heap[0].value;
+            where[r * count + left - 1] = heap[0].column;
+            replace_lowest(heap, left - 1, heap[left - 1]);
+        }
+    }
+    free(heaps);
+    return 0;
+}
+
+/* The logarithm of the sum of e^x of each row of `scores` (rows, columns); no number where one of them is none. */
+void parley_logsumexp(const float *scores, int64_t rows, int64_t columns, float *sums, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = scores + r * columns;
+        __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+        __mmask16 no_numbers = 0;
+        for (int64_t j = 0; j < columns; j += 16) {
+            const __m512 some = _mm512_mask_loadu_ps(most, first(columns - j), row + j);
+            most = _mm512_max_ps(most, some);
+            no_numbers |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+        }
+        const float peak = _mm512_reduce_max_ps(most);
+        for (int64_t j = 0; j < columns; j += 16) {
+            const __mmask16 here = first(columns - j);
+            const __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, row + j), _mm512_set1_ps(peak)));
+            sum = _mm512_mask_add_ps(sum, here, sum, e);
+        }
+        sums[r] = no_numbers ? NAN : peak + logf(_mm512_reduce_add_ps(sum));
+    }
 }
 
 #endif

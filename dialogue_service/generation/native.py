@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INTERFACE = 1
+_INTERFACE = 2
 """As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
@@ -69,7 +69,10 @@ def _library() -> Any:
     library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_void_p, size]
     pieces: list[Any] = [POINTER(Piece), size, size]
     library.parley_gpt2.argtypes = [POINTER(Block), size, size, *pieces, c_void_p, size, size]
-    library.parley_linear.restype = library.parley_gpt2.restype = c_int
+    library.parley_highest.argtypes = [c_void_p, size, size, size, c_void_p, c_void_p, size]
+    library.parley_logsumexp.argtypes = [c_void_p, size, size, c_void_p, size]
+    library.parley_linear.restype = library.parley_gpt2.restype = library.parley_highest.restype = c_int
+    library.parley_logsumexp.restype = None
     return library
 
 
@@ -136,6 +139,37 @@ def gpt2(
             torch.get_num_threads(),
         )
     )  # fmt: skip
+
+
+def takes(scores: Tensor) -> bool:
+    """Whether `highest` and `logsumexp` are for these, (rows, columns)."""
+    return scores.device.type == "cpu" and scores.dtype == torch.float32 and available()
+
+
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `topk` of each row; what is no number is not among them, then minus infinity stands for what lacks."""
+    scores = scores.contiguous()
+    rows, columns = scores.shape
+    values, found = scores.new_empty((rows, count)), torch.empty((rows, count), dtype=torch.long)
+    _check(
+        _library().parley_highest(
+            scores.data_ptr(), rows, columns, count, values.data_ptr(), found.data_ptr(), _threads(rows)
+        )
+    )
+    return values, found
+
+
+def logsumexp(scores: Tensor) -> Tensor:
+    """As torch's of each row, (rows, 1)."""
+    scores = scores.contiguous()
+    rows, columns = scores.shape
+    made = scores.new_empty((rows, 1))
+    _library().parley_logsumexp(scores.data_ptr(), rows, columns, made.data_ptr(), _threads(rows))
+    return made
+
+
+def _threads(rows: int) -> int:
+    return min(torch.get_num_threads(), rows)
 
 
 def _pages(size: int) -> Tensor:
