@@ -10,23 +10,40 @@ the cut lies follows from `turns` alone: who passes a list that keeps its beginn
 prompts that do so too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 _ROLES = ("user", "assistant")
 _SEAM = 2  # tokens by which a turn inside a template may be longer than alone
+_TURNS = 512
+
+Ids = Callable[[str], Sequence[int]]
+"""From a text to its token ids, with none added."""
 
 
-def encode(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]:
+def plain(tokenizer: Any) -> Ids:
+    """A tokenizer of single turns that remembers them: nearly all of a prompt was in the one before."""
+
+    @lru_cache(_TURNS)
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    return ids
+
+
+def encode(tokenizer: Any, turns: Sequence[str], window: int, ids_of: Ids | None = None) -> list[int]:
     """Token ids of the newest turns, `window` at most; older exchanges are left out whole.
 
     `turns` alternate between person and model and end with the person's message. A message longer than
-    the window keeps its end. `tokenizer` is a transformers tokenizer with an EOS token.
+    the window keeps its end. `tokenizer` is a transformers tokenizer with an EOS token, `ids_of` what
+    `plain` made of it before.
     """
     turns = turns[(len(turns) - 1) % 2 :]
+    alone = list(map(ids_of or plain(tokenizer), turns))
     if tokenizer.chat_template is not None:
-        return _encode_chat(tokenizer, turns, window)
-    parts = [[*ids, tokenizer.eos_token_id] for ids in _plain(tokenizer, turns)]
+        return _encode_chat(tokenizer, turns, window, [len(ids) for ids in alone])
+    parts = [[*ids, tokenizer.eos_token_id] for ids in alone]
     kept = parts[first_kept([len(part) for part in parts], window) :]
     return [id_ for part in kept for id_ in part][-window:]
 
@@ -56,20 +73,12 @@ def first_kept(lengths: Sequence[int], window: int) -> int:
     return first
 
 
-def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)[
-        "input_ids"
-    ]
-    return ids
-
-
-def _encode_chat(tokenizer: Any, turns: Sequence[str], window: int) -> list[int]:
+def _encode_chat(tokenizer: Any, turns: Sequence[str], window: int, sizes: Sequence[int]) -> list[int]:
     # A template's own tokens are counted once, on short conversations; rendering all prefixes would take
     # long.
-    sizes = [len(_render(tokenizer, ["a"] * n)) for n in (1, 3)]
-    alone, pair = sizes[0], sizes[1] - sizes[0]
-    lengths = [len(ids) + pair // 2 + _SEAM for ids in _plain(tokenizer, turns)]
-    for first in range(first_kept(lengths, window - alone), len(turns), 2):
+    one, three = (len(_render(tokenizer, ["a"] * n)) for n in (1, 3))
+    lengths = [size + (three - one) // 2 + _SEAM for size in sizes]
+    for first in range(first_kept(lengths, window - one), len(turns), 2):
         ids = _render(tokenizer, turns[first:])
         if len(ids) <= window:
             return ids

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2LMHeadModel
 
 from dialogue_service.generation import native
-from dialogue_service.generation.int8 import Int8Linear
+from dialogue_service.generation.int8 import Int8Embedding, Int8Linear
 from dialogue_service.generation.piece import Piece
 
 
@@ -66,56 +66,63 @@ class Gpt2:
 
 
 class NativeGpt2:
-    """The same with all blocks as one call of native code."""
+    """The same as one call of native code, but for the output layer."""
 
     @classmethod
     def of(cls, model: Any) -> "NativeGpt2 | None":
         """None unless `model` is a GPT-2 without variations of which all layers are native."""
         if Gpt2.of(model) is None or model.config.n_embd != model.config.n_head * native.HEAD_DIM:
             return None
-        layers = [layer for block in model.transformer.h for layer in _layers(block)]
+        body = model.transformer
+        layers = [layer for block in body.h for layer in _layers(block)]
         if not all(
             isinstance(layer, Int8Linear) and isinstance(layer.weights, native.Weights) for layer in layers
         ):
             return None
-        if not all(getattr(block.mlp.act, "approximate", None) == "tanh" for block in model.transformer.h):
+        if not all(getattr(block.mlp.act, "approximate", None) == "tanh" for block in body.h):
             return None
-        return cls(model)
+        return cls(model) if isinstance(body.wte, Int8Embedding) else None
 
     def __init__(self, model: GPT2LMHeadModel) -> None:
         body: Any = model.transformer
-        self._embed, self._place, self._head = body.wte, body.wpe, model.lm_head
-        self._last, self._heads = _normal(body.ln_f), model.config.n_head
         self._kept_like = torch.empty(0, dtype=native.KEPT)
-        self._body = body  # owns the memory that the blocks point at
-        self._blocks = (native.Block * len(body.h))(
-            *(
-                native.Block(
-                    _native_norm(block.ln_1),
-                    _native_norm(block.ln_2),
-                    *(layer.weights.native for layer in _layers(block)),
-                    block.attn.scaling,
-                )
-                for block in body.h
+        self._body, self._head = body, model.lm_head  # the body owns the memory that is pointed at
+        self._layers, self._heads = len(body.h), model.config.n_head
+        blocks = (
+            native.Block(
+                _native_norm(block.ln_1),
+                _native_norm(block.ln_2),
+                *(layer.weights.native for layer in _layers(block)),
+                block.attn.scaling,
             )
+            for block in body.h
+        )
+        self._native = native.Gpt2(
+            body.wte.weight.data_ptr(),
+            body.wte.scales.data_ptr(),
+            body.wpe.weight.data_ptr(),
+            (native.Block * self._layers)(*blocks),
+            self._layers,
+            self._heads,
+            _native_norm(body.ln_f),
         )
 
     def __call__(self, ids: Tensor, positions: Tensor, wanted: Tensor, pieces: Sequence[Piece]) -> Tensor:
         """See Gpt2."""
-        state = self._embed(ids) + self._place(positions)
-        native.gpt2(
-            self._blocks,
-            self._heads,
+        states = native.gpt2(
+            self._native,
             (native.Piece * len(pieces))(*(self._native_piece(piece) for piece in pieces)),
             max(piece.keys_values.length + len(piece.ids) for piece in pieces),
-            state,
+            ids,
+            positions,
+            wanted,
         )
-        logits: Tensor = self._head(layer_norm(state[wanted], *self._last))
+        logits: Tensor = self._head(states)
         return logits
 
     def _native_piece(self, piece: Piece) -> native.Piece:
         kept, rows, mask = piece.keys_values, len(piece.ids), piece.mask
-        held = kept.room(len(self._blocks), self._heads, rows, native.HEAD_DIM, self._kept_like)
+        held = kept.room(self._layers, self._heads, rows, native.HEAD_DIM, self._kept_like)
         address, stride = (None, 0) if mask is None else (mask.data_ptr(), mask.stride(0))
         return native.Piece(held.data_ptr(), address, stride, held.shape[4], kept.length, rows)
 

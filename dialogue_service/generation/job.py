@@ -28,6 +28,7 @@ class Speaker:
     """What all replies of a model have in common."""
 
     tokenizer: Any
+    ids_of: prompt.Ids
     window: int
     """Tokens of a prompt at most."""
     reply_tokens: int
@@ -69,7 +70,7 @@ class Job:
         self._began = time.monotonic()
         QUEUE_WAIT.labels("dialogue").observe(self._began - self._made)
         with TOKENIZATION.labels("dialogue").time():
-            ids = prompt.encode(speaker.tokenizer, self._turns, speaker.window)
+            ids = prompt.encode(speaker.tokenizer, self._turns, speaker.window, speaker.ids_of)
         reused = known(ids)
         metrics.PROMPT_TOKENS.inc(len(ids))
         metrics.REUSED_TOKENS.inc(reused.length)

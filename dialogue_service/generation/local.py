@@ -58,6 +58,7 @@ class LocalGenerator:
             blank = Blank.read(packed, prompt.blank(tokenizer))
         self._speaker = Speaker(
             tokenizer=tokenizer,
+            ids_of=prompt.plain(tokenizer),
             window=window,
             reply_tokens=reply_tokens,
             candidates=candidates,

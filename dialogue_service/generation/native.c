@@ -1,5 +1,5 @@
-/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights, the
-   blocks of GPT-2 as one call, and what has to look at all logits. `native.py` describes the functions to Python,
+/* What takes most of the time of a token, for x86 processors with AVX-512 VNNI: products of 8-bit weights, GPT-2 as
+   one call, and the draw of a token. `native.py` describes the functions to Python,
    `int8.py` says how numbers are quantized; both compute the same with torch where this file was not compiled or
    does not run.
 
@@ -11,7 +11,7 @@
    where in the cache a token lies. Nothing here keeps state. */
 
 /* To be raised with that of native.py whenever a function or a struct changes: what was compiled may be older. */
-enum { INTERFACE = 2 };
+enum { INTERFACE = 3 };
 
 /* INTERFACE, or 0 where this processor lacks what is needed. */
 int parley_interface(void) {
@@ -33,6 +33,9 @@ int parley_interface(void) {
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -75,6 +78,20 @@ typedef struct { /* rows in 8 bits */
     float *scales;
     int32_t *offsets; /* 128 times the sum of a row, by which products with weights + 128 are too high */
 } Rows;
+
+typedef struct {
+    const int8_t *words;      /* (vocabulary, width) */
+    const float *word_scales; /* (vocabulary) */
+    const float *places;      /* (positions, width) */
+    const Block *blocks;
+    int64_t layers, heads;
+    Norm last;
+} Gpt2;
+
+typedef struct { /* how tokens are drawn, see sampling.py */
+    float temperature, top_p, penalty;
+    int64_t top_k;
+} Rules;
 
 enum Then { NOTHING, GELU, ADD };
 
@@ -119,6 +136,17 @@ static void normalize(const float *x, int64_t width, Norm norm, float *y) {
         const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), by);
         _mm512_storeu_ps(
             y + i, _mm512_fmadd_ps(d, _mm512_loadu_ps(norm.weight + i), _mm512_loadu_ps(norm.bias + i)));
+    }
+}
+
+/* The state that GPT-2 begins with: a word's embedding and its place's. */
+static void embed(const Gpt2 *model, int64_t id, int64_t position, int64_t width, float *state) {
+    const int8_t *word = model->words + id * width;
+    const float *place = model->places + position * width;
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512 some = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(word + i))));
+        const __m512 scaled = _mm512_mul_ps(some, _mm512_set1_ps(model->word_scales[id]));
+        _mm512_storeu_ps(state + i, _mm512_add_ps(scaled, _mm512_loadu_ps(place + i)));
     }
 }
 
@@ -371,6 +399,15 @@ static Rows take_rows(char **room, int64_t rows, int64_t width) {
     return taken;
 }
 
+/* Ask for large pages, where there are such, of which fewer addresses have to be looked up. */
+void parley_large_pages(void *memory, int64_t bytes) {
+#if defined(__linux__)
+    const uintptr_t page = 4096, begin = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)memory + (uintptr_t)bytes) / page * page;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 /* y = x W' + b, x (rows, inputs), y (rows, outputs). Returns 0, or -1 where there is no memory. */
 int parley_linear(const Linear *l, const float *x, int64_t rows, float *y, int64_t threads) {
     char *room = aligned_alloc(64, (rows * (l->inputs + 8) + 256) / 64 * 64), *free_room = room;
@@ -386,23 +423,29 @@ int parley_linear(const Linear *l, const float *x, int64_t rows, float *y, int64
     return 0;
 }
 
-/* All blocks of GPT-2 over the rows of `count` pieces that lie end to end in `state` (rows, heads * DIM), in
-   place. `longest`: positions that the longest piece has with its new ones. Returns 0, or -1 where there is
-   no memory. */
-int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece *pieces, int64_t count,
-                int64_t longest, float *state, int64_t rows, int64_t threads) {
-    const int64_t width = heads * DIM, wide = blocks[0].widen.outputs, scores = QUERIES * (longest + 16);
-    const int64_t floats = rows * (3 * width + width + wide) + threads * scores;
+/* GPT-2 but for its output layer, over the rows of `count` pieces that lie end to end: from their ids and positions
+   (rows) to the last states (wanted_rows, heads * DIM) of the rows in `wanted`. `longest`: positions that the longest
+   piece has with its new ones. Returns 0, or -1 where there is no memory. */
+int parley_gpt2(const Gpt2 *model, const Piece *pieces, int64_t count, int64_t longest, const int64_t *ids,
+                const int64_t *positions, int64_t rows, const int64_t *wanted, int64_t wanted_rows, float *last,
+                int64_t threads) {
+    const int64_t heads = model->heads, width = heads * DIM, wide = model->blocks[0].widen.outputs;
+    const int64_t scores = QUERIES * (longest + 16);
+    const int64_t floats = rows * (width + 3 * width + width + wide) + threads * scores;
     char *room = aligned_alloc(64, (4 * floats + rows * (wide + 8) + 1024) / 64 * 64), *free_room = room;
     if (!room) return -1;
     const Rows q = take_rows(&free_room, rows, wide);
-    float *asked = take(&free_room, 4 * rows * 3 * width), *seen = take(&free_room, 4 * rows * width);
-    float *bent = take(&free_room, 4 * rows * wide), *all_scores = take(&free_room, 4 * threads * scores);
+    float *state = take(&free_room, 4 * rows * width), *asked = take(&free_room, 4 * rows * 3 * width);
+    float *seen = take(&free_room, 4 * rows * width), *bent = take(&free_room, 4 * rows * wide);
+    float *all_scores = take(&free_room, 4 * threads * scores);
 #pragma omp parallel num_threads(threads)
     {
         float *own_scores = all_scores + omp_get_thread_num() * scores;
-        for (int64_t layer = 0; layer < layers; layer++) {
-            const Block *block = blocks + layer;
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; r++)
+            embed(model, ids[r], positions[r], width, state + r * width);
+        for (int64_t layer = 0; layer < model->layers; layer++) {
+            const Block *block = model->blocks + layer;
 #pragma omp for schedule(static)
             for (int64_t r = 0; r < rows; r++) {
                 normalize(state + r * width, width, block->before, seen + r * width);
@@ -430,6 +473,9 @@ int parley_gpt2(const Block *blocks, int64_t layers, int64_t heads, const Piece 
             for (int64_t r = 0; r < rows; r++) quantize(bent + r * wide, wide, r, q);
             product(&block->narrow, q, rows, state, ADD);
         }
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < wanted_rows; r++)
+            normalize(state + wanted[r] * width, width, model->last, last + r * width);
     }
     free(room);
     return 0;
@@ -453,58 +499,98 @@ static void replace_lowest(Score *heap, int64_t count, Score score) {
     heap[at] = score;
 }
 
-/* The `count` highest of each row of `scores` (rows, columns) and their columns, both (rows, count): highest first, of
-   equals the first. Where a row has fewer numbers, minus infinity and column 0 stand for the rest. Returns 0, or -1
-   where there is no memory. */
-int parley_highest(const float *scores, int64_t rows, int64_t columns, int64_t count, float *values,
-                   int64_t *where, int64_t threads) {
-    Score *heaps = malloc(rows * count * sizeof(Score) + 1);
-    if (!heaps) return -1;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-        const float *row = scores + r * columns;
-        Score *heap = heaps + r * count;
-        for (int64_t i = 0; i < count; i++) heap[i] = (Score){-INFINITY, 0};
-        for (int64_t j = 0; j < columns; j += 16) {
-            const __m512 some = _mm512_maskz_loadu_ps(first(columns - j), row + j);
-            const __m512 least = _mm512_set1_ps(heap[0].value);
-            unsigned higher = _mm512_mask_cmp_ps_mask(first(columns - j), some, least, _CMP_GT_OQ);
-            for (; higher; higher &= higher - 1) {
-                const int64_t column = j + __builtin_ctz(higher);
-                if (row[column] > heap[0].value)
-                    replace_lowest(heap, count, (Score){row[column], (int32_t)column});
-            }
-        }
-        for (int64_t left = count; left > 0; left--) {
-            values[r * count + left - 1] = heap[0].value;
-            where[r * count + left - 1] = heap[0].column;
-            replace_lowest(heap, left - 1, heap[left - 1]);
+/* The heap of the `count` highest of a row, the lowest at its top; of equals the first. Where a row has fewer numbers,
+   minus infinity and column 0 stand for the rest. */
+static void highest(const float *row, int64_t columns, int64_t count, Score *heap) {
+    for (int64_t i = 0; i < count; i++) heap[i] = (Score){-INFINITY, 0};
+    for (int64_t j = 0; j < columns; j += 16) {
+        const __m512 some = _mm512_maskz_loadu_ps(first(columns - j), row + j);
+        const __m512 least = _mm512_set1_ps(heap[0].value);
+        unsigned higher = _mm512_mask_cmp_ps_mask(first(columns - j), some, least, _CMP_GT_OQ);
+        for (; higher; higher &= higher - 1) {
+            const int64_t column = j + __builtin_ctz(higher);
+            if (row[column] > heap[0].value) replace_lowest(heap, count, (Score){row[column], (int32_t)column});
         }
     }
-    free(heaps);
-    return 0;
 }
 
-/* The logarithm of the sum of e^x of each row of `scores` (rows, columns); no number where one of them is none. */
-void parley_logsumexp(const float *scores, int64_t rows, int64_t columns, float *sums, int64_t threads) {
+/* The logarithm of the sum of e^x of a row; no number where one of its own is none. */
+static float logsumexp(const float *row, int64_t columns) {
+    __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+    __mmask16 no_numbers = 0;
+    for (int64_t j = 0; j < columns; j += 16) {
+        const __m512 some = _mm512_mask_loadu_ps(most, first(columns - j), row + j);
+        most = _mm512_max_ps(most, some);
+        no_numbers |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+    }
+    const float peak = _mm512_reduce_max_ps(most);
+    for (int64_t j = 0; j < columns; j += 16) {
+        const __mmask16 here = first(columns - j);
+        const __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, row + j), _mm512_set1_ps(peak)));
+        sum = _mm512_mask_add_ps(sum, here, sum, e);
+    }
+    return no_numbers ? NAN : peak + logf(_mm512_reduce_add_ps(sum));
+}
+
+/* One of `count` scores, highest first: of those that make up `top_p` of the probability, the one that `uniform`
+   in [0, 1) falls on. `room` is for as many numbers. */
+static int64_t drawn(const Score *scores, int64_t count, float temperature, float top_p, float uniform, float *room) {
+    float total = 0, before = 0, mass = 0;
+    for (int64_t i = 0; i < count; i++) {
+        room[i] = expf((scores[i].value - scores[0].value) / temperature);
+        total += room[i];
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const float probability = room[i] / total;
+        if (before < top_p) mass += probability;
+        before += probability;
+        room[i] = mass;
+    }
+    int64_t chosen = 0;
+    while (chosen < count - 1 && room[chosen] < uniform * mass) chosen++;
+    return chosen;
+}
+
+/* A token for each row of `logits` (rows, columns) and its log probability before all rules. `said` are the tokens of
+   which repetition is penalised, `forbidden` those that may not come, each once and in one of both; `ends` (rows, 2)
+   says where each row's end. Logits change meanwhile. Returns 0, or -1 where there is no memory. */
+int parley_draw(float *logits, int64_t rows, int64_t columns, const Rules *rules, const int64_t *said,
+                const int64_t *forbidden, const int64_t *ends, const float *uniform, int64_t *tokens,
+                float *logprobs, int64_t threads) {
+    const int64_t count = rules->top_k, ruled = rows ? ends[2 * rows - 2] + ends[2 * rows - 1] : 0;
+    Score *heaps = malloc(rows * count * 2 * sizeof(Score) + 1);
+    float *room = malloc((rows * count + ruled) * sizeof(float) + 1);
+    if (!heaps || !room) {
+        free(heaps), free(room);
+        return -1;
+    }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
-        const float *row = scores + r * columns;
-        __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-        __mmask16 no_numbers = 0;
-        for (int64_t j = 0; j < columns; j += 16) {
-            const __m512 some = _mm512_mask_loadu_ps(most, first(columns - j), row + j);
-            most = _mm512_max_ps(most, some);
-            no_numbers |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+        float *row = logits + r * columns, *own = room + r * count;
+        const int64_t s0 = r ? ends[2 * r - 2] : 0, s1 = ends[2 * r], f0 = r ? ends[2 * r - 1] : 0, f1 = ends[2 * r + 1];
+        float *before = room + rows * count + s0 + f0;
+        Score *heap = heaps + 2 * r * count, *sorted = heap + count;
+        const float sum = logsumexp(row, columns);
+        for (int64_t i = s0; i < s1; i++) {
+            const float value = before[i - s0] = row[said[i]];
+            row[said[i]] = value < 0 ? value * rules->penalty : value / rules->penalty;
         }
-        const float peak = _mm512_reduce_max_ps(most);
-        for (int64_t j = 0; j < columns; j += 16) {
-            const __mmask16 here = first(columns - j);
-            const __m512 e = exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, row + j), _mm512_set1_ps(peak)));
-            sum = _mm512_mask_add_ps(sum, here, sum, e);
+        for (int64_t i = f0; i < f1; i++) {
+            before[s1 - s0 + i - f0] = row[forbidden[i]];
+            row[forbidden[i]] = -INFINITY;
         }
-        sums[r] = no_numbers ? NAN : peak + logf(_mm512_reduce_add_ps(sum));
+        highest(row, columns, count, heap);
+        for (int64_t i = s0; i < s1; i++) row[said[i]] = before[i - s0];
+        for (int64_t i = f0; i < f1; i++) row[forbidden[i]] = before[s1 - s0 + i - f0];
+        for (int64_t left = count; left > 0; left--) {
+            sorted[left - 1] = heap[0];
+            replace_lowest(heap, left - 1, heap[left - 1]);
+        }
+        tokens[r] = sorted[drawn(sorted, count, rules->temperature, rules->top_p, uniform[r], own)].column;
+        logprobs[r] = row[tokens[r]] - sum;
     }
+    free(heaps), free(room);
+    return 0;
 }
 
 #endif

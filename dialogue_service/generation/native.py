@@ -5,20 +5,23 @@ Everything here has an equal in torch, which serves where it is not there: `avai
 
 import ctypes
 import importlib.util
-import mmap
+from collections.abc import Collection, Iterable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_INTERFACE = 2
+_INTERFACE = 3
 """As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
 _TOGETHER = 4
 """Inputs whose products with one output lie side by side: 4 bytes, that one instruction adds up."""
+_FEW = 256
+"""Up to so many tokens the way of finding the highest is a fast one."""
 HEAD_DIM = 64
 """The one dimension of heads that the blocks of GPT-2 are compiled for; all sizes of GPT-2 have it."""
 
@@ -46,6 +49,20 @@ class Block(Structure):
                 ("narrow", Linear), ("scale", c_float)]  # fmt: skip
 
 
+class Gpt2(Structure):
+    """A GPT-2 but for its output layer, its embeddings of words in 8 bits."""
+
+    _fields_ = [("words", c_void_p), ("word_scales", c_void_p), ("places", c_void_p),
+                ("blocks", POINTER(Block)), ("layers", c_int64), ("heads", c_int64),
+                ("last", Norm)]  # fmt: skip
+
+
+class Rules(Structure):
+    """How tokens are drawn, see Sampling."""
+
+    _fields_ = [("temperature", c_float), ("top_p", c_float), ("penalty", c_float), ("top_k", c_int64)]
+
+
 class Piece(Structure):
     """New tokens of one sequence, and where its keys and values lie."""
 
@@ -67,12 +84,16 @@ def _library() -> Any:
         return None
     size = c_int64
     library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_void_p, size]
-    pieces: list[Any] = [POINTER(Piece), size, size]
-    library.parley_gpt2.argtypes = [POINTER(Block), size, size, *pieces, c_void_p, size, size]
-    library.parley_highest.argtypes = [c_void_p, size, size, size, c_void_p, c_void_p, size]
-    library.parley_logsumexp.argtypes = [c_void_p, size, size, c_void_p, size]
-    library.parley_linear.restype = library.parley_gpt2.restype = library.parley_highest.restype = c_int
-    library.parley_logsumexp.restype = None
+    library.parley_gpt2.argtypes = [
+        POINTER(Gpt2), POINTER(Piece), size, size, c_void_p, c_void_p, size, c_void_p, size, c_void_p, size
+    ]  # fmt: skip
+    library.parley_draw.argtypes = [
+        c_void_p, size, size, POINTER(Rules), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, size
+    ]  # fmt: skip
+    library.parley_large_pages.argtypes = [c_void_p, size]
+    library.parley_large_pages.restype = None
+    for function in (library.parley_linear, library.parley_gpt2, library.parley_draw):
+        function.restype = c_int
     return library
 
 
@@ -103,7 +124,9 @@ class Weights:
         padded = -(-outputs // _OUTPUTS) * _OUTPUTS
         self.outputs = outputs
         self._scales, self._bias = scales.float().contiguous(), bias.float().contiguous()
-        self._weights = _pages(padded * inputs).view(padded // 16, inputs // _TOGETHER, 16, _TOGETHER)
+        self._weights = in_large_pages(
+            torch.empty((padded // 16, inputs // _TOGETHER, 16, _TOGETHER), dtype=torch.uint8)
+        )
         # With 128 added they are without sign, as the processor's instruction takes one of its factors.
         full = torch.nn.functional.pad(weight, (0, 0, 0, padded - outputs)).view(torch.uint8).bitwise_xor(128)
         self._weights.copy_(full.view(padded // 16, 16, inputs // _TOGETHER, _TOGETHER).transpose(1, 2))
@@ -126,58 +149,63 @@ class Weights:
 
 
 def gpt2(
-    blocks: "ctypes.Array[Block]", heads: int, pieces: "ctypes.Array[Piece]", longest: int, state: Tensor
-) -> None:
-    """Pass `state` (rows, width) through all blocks of GPT-2, in place.
+    model: Gpt2, pieces: "ctypes.Array[Piece]", longest: int, ids: Tensor, positions: Tensor, wanted: Tensor
+) -> Tensor:
+    """From ids and positions (rows) to the last states (wanted, width) of the rows that are `wanted`.
 
     The rows are those of all pieces, end to end; `longest` is the most positions that one of them has with
     its new ones.
     """
+    states = torch.empty(len(wanted), model.heads * HEAD_DIM)
     _check(
         _library().parley_gpt2(
-            blocks, len(blocks), heads, pieces, len(pieces), longest, state.data_ptr(), len(state),
-            torch.get_num_threads(),
+            model, pieces, len(pieces), longest, ids.data_ptr(), positions.data_ptr(), len(ids),
+            wanted.data_ptr(), len(wanted), states.data_ptr(), torch.get_num_threads(),
         )
     )  # fmt: skip
+    return states
 
 
-def takes(scores: Tensor) -> bool:
-    """Whether `highest` and `logsumexp` are for these, (rows, columns)."""
-    return scores.device.type == "cpu" and scores.dtype == torch.float32 and available()
-
-
-def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """As `topk` of each row; what is no number is not among them, then minus infinity stands for what lacks."""
-    scores = scores.contiguous()
-    rows, columns = scores.shape
-    values, found = scores.new_empty((rows, count)), torch.empty((rows, count), dtype=torch.long)
+def draw(
+    logits: Tensor,
+    rules: Rules,
+    said: Sequence[Collection[int]],
+    forbidden: Sequence[Collection[int]],
+    uniform: Tensor,
+) -> tuple[list[int], list[float]]:
+    """See Sampling.draw. `said` are the tokens of each row of which repetition is penalised, `forbidden`
+    those that may not come: each once, and in one of both."""
+    rows, columns = logits.shape
+    ends: list[int] = []
+    for row in zip(said, forbidden, strict=True):
+        ends += [len(tokens) + before for tokens, before in zip(row, ends[-2:] or (0, 0), strict=True)]
+    tokens, logprobs = (c_int64 * rows)(), (c_float * rows)()
     _check(
-        _library().parley_highest(
-            scores.data_ptr(), rows, columns, count, values.data_ptr(), found.data_ptr(), _threads(rows)
+        _library().parley_draw(
+            logits.data_ptr(), rows, columns, rules, _numbers(chain.from_iterable(said)),
+            _numbers(chain.from_iterable(forbidden)), _numbers(ends), uniform.data_ptr(), tokens, logprobs,
+            min(torch.get_num_threads(), rows),
         )
-    )
-    return values, found
+    )  # fmt: skip
+    return list(tokens), list(logprobs)
 
 
-def logsumexp(scores: Tensor) -> Tensor:
-    """As torch's of each row, (rows, 1)."""
-    scores = scores.contiguous()
-    rows, columns = scores.shape
-    made = scores.new_empty((rows, 1))
-    _library().parley_logsumexp(scores.data_ptr(), rows, columns, made.data_ptr(), _threads(rows))
-    return made
+def takes(logits: Tensor, top_k: int) -> bool:
+    """Whether `draw` is for these: of few tokens, not of all."""
+    fits = logits.is_contiguous() and 0 < top_k <= min(_FEW, logits.shape[1])
+    return fits and logits.device.type == "cpu" and logits.dtype == torch.float32 and available()
 
 
-def _threads(rows: int) -> int:
-    return min(torch.get_num_threads(), rows)
+def in_large_pages(memory: Tensor) -> Tensor:
+    """The same, and if there are large pages, there: fewer addresses have to be looked up to read it."""
+    if memory.device.type == "cpu" and available():
+        _library().parley_large_pages(memory.data_ptr(), memory.nbytes)
+    return memory
 
 
-def _pages(size: int) -> Tensor:
-    """Memory of its own in large pages, if there are some: fewer addresses have to be looked up."""
-    memory = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
+def _numbers(given: Iterable[int]) -> "ctypes.Array[c_int64]":
+    numbers = list(given)
+    return (c_int64 * len(numbers))(*numbers)
 
 
 def _check(status: int) -> None:

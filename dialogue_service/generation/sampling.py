@@ -43,31 +43,42 @@ class Sampling:
         logits: (rows, vocabulary), each with memory of its own; `replies` are the tokens of each so far;
         uniform: (rows,) in [0, 1). A row's result depends on that row alone.
         """
-        with self._ruled(logits, replies):
+        forbidden = [set(self._forbidden(reply)) for reply in replies]
+        said = [set(reply) - none for reply, none in zip(replies, forbidden, strict=True)]
+        if native.takes(logits, self.top_k):
+            rules = native.Rules(self._divisor, self.top_p, self.repetition_penalty, self.top_k)
+            return native.draw(logits, rules, said, forbidden, uniform)
+        with self._ruled(logits, said, forbidden):
             scores, ids = highest(logits, self.top_k or logits.shape[1])
-        probabilities = (scores / max(self.temperature, _LEAST_TEMPERATURE)).softmax(-1)
+        probabilities = (scores / self._divisor).softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         mass = (probabilities * (before < self.top_p)).cumsum(-1)
         drawn = (mass < uniform[:, None] * mass[:, -1:]).sum(-1, keepdim=True)
         tokens = ids.gather(1, drawn)
-        total = native.logsumexp(logits) if native.takes(logits) else logits.logsumexp(-1, keepdim=True)
-        logprobs = logits.gather(1, tokens) - total
+        logprobs = logits.gather(1, tokens) - logits.logsumexp(-1, keepdim=True)
         return tokens[:, 0].tolist(), logprobs[:, 0].tolist()
 
+    @property
+    def _divisor(self) -> float:
+        return max(self.temperature, _LEAST_TEMPERATURE)
+
     @contextmanager
-    def _ruled(self, logits: Tensor, replies: Sequence[Sequence[int]]) -> Iterator[None]:
+    def _ruled(
+        self, logits: Tensor, said: Sequence[set[int]], forbidden: Sequence[set[int]]
+    ) -> Iterator[None]:
         """Within, repetition is penalised and what may not come is at minus infinity. In place, for a copy of
         all logits would take longer than all else here."""
-        forbidden = {(row, token) for row, reply in enumerate(replies) for token in self._forbidden(reply)}
-        said = {(row, token) for row, reply in enumerate(replies) for token in reply} - forbidden
-        if not (said or forbidden):
+        penalised, banned = (
+            [(row, token) for row, tokens in enumerate(of) for token in tokens] for of in (said, forbidden)
+        )
+        if not (penalised or banned):
             yield
             return
-        rows, columns = torch.tensor([*said, *forbidden], device=logits.device).unbind(1)
+        rows, columns = torch.tensor([*penalised, *banned], device=logits.device).unbind(1)
         before = logits[rows, columns]
         penalty = float(self.repetition_penalty)
         after = torch.where(before < 0, before * penalty, before / penalty)
-        after[len(said) :] = -torch.inf
+        after[len(penalised) :] = -torch.inf
         logits[rows, columns] = after
         try:
             yield
@@ -86,15 +97,12 @@ class Sampling:
 def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest of each row of `scores` (rows, columns), highest first, and their columns.
 
-    As `topk`, in less time, where they are few. Without native code: the highest are in the blocks that have the
-    highest maxima.
+    As `topk`, in less than half the time: the highest are in the blocks that have the highest maxima.
     """
     rows, columns = scores.shape
     if columns < 4 * _BLOCK * count:
         values, found = scores.topk(min(count, columns))
         return values, found
-    if native.takes(scores):
-        return native.highest(scores, count)
     whole = columns - columns % _BLOCK
     blocks = scores[:, :whole].view(rows, -1, _BLOCK).amax(-1).topk(count, sorted=False).indices
     within = (blocks[..., None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)).view(rows, -1)

@@ -4,6 +4,7 @@ import random
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +74,21 @@ def test_the_beginning_stays_the_same_for_many_turns(request: pytest.FixtureRequ
     moved = [new for old, new in pairwise(prompts) if new[: len(old) - 3] != old[:-3]]
     assert 3 < len(moved) < 200 / 8
     assert all(window // 3 < len(new) < 2 * window // 3 for new in moved)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "chat_tokenizer"])
+def test_turns_that_were_encoded_before_are_remembered(request: pytest.FixtureRequest, kind: str) -> None:
+    tokenizer, turns, asked = request.getfixturevalue(kind), talk(20), []
+
+    def counting(text: str, **options: Any) -> Any:
+        asked.append(text)
+        return tokenizer(text, **options)
+
+    ids_of = prompt.plain(counting)
+    for last in range(0, len(turns), 2):
+        said = turns[: last + 1]
+        assert prompt.encode(tokenizer, said, 400, ids_of) == prompt.encode(tokenizer, said, 400)
+    assert sorted(asked) == sorted(set(turns))
 
 
 def test_a_long_message_leaves_room_for_what_was_said_just_before(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -102,6 +102,7 @@ def bench(folder: Path, *, queue: int = 32, cache_bytes: int = 10**8) -> Bench:
         blank = Blank.read(counted, prompt.blank(tokenizer))
     speaker = Speaker(
         tokenizer=tokenizer,
+        ids_of=prompt.plain(tokenizer),
         window=900,
         reply_tokens=12,
         candidates=1,

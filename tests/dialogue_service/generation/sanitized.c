@@ -37,6 +37,12 @@ static void linears(void) {
             }
 }
 
+static int64_t *numbers(int64_t count, int64_t below) {
+    int64_t *made = block_of(8 * count, 0);
+    for (int64_t i = 0; i < count; i++) made[i] = i * 7 % below;
+    return made;
+}
+
 static Norm norm(void) {
     Norm made = {floats(2 * DIM), floats(2 * DIM), 1e-5f};
     return made;
@@ -57,11 +63,29 @@ static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int 
         both[i] = (Piece){block_of(2 * layers * width * all * 2, 0), masked ? mask : 0, all, all, begin, own};
         if (!masked) free(mask);
     }
-    float *state = floats(rows * width);
-    parley_gpt2(blocks, layers, heads, both, 2, length + first_rows > second_rows ? length + first_rows : second_rows,
-                state, rows, threads);
-    for (int64_t i = 0; i < rows * width; i++)
-        if (!isfinite(state[i])) exit(2);
+    const int64_t vocabulary = 37, positions = length + rows, wanted_rows = (rows + 1) / 2;
+    const Gpt2 model = {block_of(vocabulary * width, 3), floats(vocabulary), floats(positions * width), blocks, layers,
+                        heads, norm()};
+    int64_t *ids = numbers(rows, vocabulary), *places = numbers(rows, positions);
+    int64_t *wanted = numbers(wanted_rows, rows);
+    float *last = floats(wanted_rows * width);
+    parley_gpt2(&model, both, 2, length + first_rows > second_rows ? length + first_rows : second_rows, ids, places,
+                rows, wanted, wanted_rows, last, threads);
+    for (int64_t i = 0; i < wanted_rows * width; i++)
+        if (!isfinite(last[i])) exit(2);
+}
+
+static void draws(int64_t rows, int64_t columns, int64_t top_k, int64_t threads) {
+    const Rules rules = {0.7f, 0.9f, 1.2f, top_k};
+    float *logits = floats(rows * columns), *uniform = floats(rows), *logprobs = floats(rows);
+    int64_t *ends = numbers(2 * rows, 1), *tokens = numbers(rows, 1);
+    for (int64_t r = 0; r < rows; r++) ends[2 * r] = r + 1, ends[2 * r + 1] = (r + 1) / 2;
+    int64_t *said = numbers(rows, columns), *forbidden = numbers(rows / 2, columns);
+    for (int64_t r = 0; r < rows / 2; r++) forbidden[r] = columns - 1 - forbidden[r];
+    if (rows) logits[0] = columns % 2 ? NAN : -INFINITY;
+    parley_draw(logits, rows, columns, &rules, said, forbidden, ends, uniform, tokens, logprobs, threads);
+    for (int64_t r = 0; r < rows; r++)
+        if (tokens[r] < 0 || tokens[r] >= columns) exit(3);
 }
 
 int main(void) {
@@ -72,6 +96,9 @@ int main(void) {
         for (int b = 0; b < 5; b++)
             for (int masked = 0; masked < 2; masked++)
                 pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
+    const int64_t columns[] = {1, 15, 16, 301, 5000};
+    for (int a = 0; a < 5; a++)
+        for (int64_t drawn = 0; drawn < 5; drawn++) draws(drawn, columns[a], columns[a] < 50 ? columns[a] : 50, 1 + a % 3);
     puts("clean");
     return 0;
 }

@@ -1,5 +1,6 @@
 """Native code: exact, the same bits however the work is divided, and clean in its use of memory."""
 
+import math
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from dialogue_service.generation import int8, native, precision
 from dialogue_service.generation.gpt2 import Gpt2, NativeGpt2
 from dialogue_service.generation.packed import PackedModel
 from dialogue_service.generation.piece import KeyValues
+from dialogue_service.generation.sampling import Sampling
 from dialogue_service.generation.tree import Tree
 from shared.checkpoint import load_model
 from shared.settings import REPOSITORY
@@ -82,6 +84,34 @@ def test_what_is_no_number_stays_none_and_in_its_row(bad: float) -> None:
     after = layer(x)
     assert after[1].isnan().all()
     assert torch.equal(after[[0, 2]], before[[0, 2]])
+
+
+@on_able_processors
+def test_draws_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(40, 5003) * 4, torch.rand(40)
+    logits[3, 30:] = -torch.inf
+    replies = [torch.randint(0, 5003, (row,)).tolist() + row % 3 * [1, 2, 3] for row in range(40)]
+    for sampling in (Sampling(frozenset({7})), Sampling(frozenset({7}), 1.3, 1.0, 200, 0.8)):
+        tokens, logprobs = sampling.draw(logits, replies, uniform)
+        for row in range(40):
+            alone = sampling.draw(logits[row : row + 1], [replies[row]], uniform[row : row + 1])
+            assert alone == ([tokens[row]], [logprobs[row]])
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "takes", lambda *_: False)
+            expected, expected_logprobs = sampling.draw(logits, replies, uniform)
+        assert tokens == expected
+        assert logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+
+
+@on_able_processors
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_draw_from_what_is_no_number_has_no_probability(bad: float) -> None:
+    logits = torch.zeros(3, 5003)
+    logits[1, 7] = bad
+    logits[2] = bad
+    _, logprobs = Sampling(frozenset()).draw(logits, [[], [], []], torch.full((3,), 0.5))
+    assert [math.isfinite(logprob) for logprob in logprobs] == [True, False, False]
 
 
 @pytest.fixture

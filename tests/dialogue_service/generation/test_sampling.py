@@ -13,10 +13,21 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from dialogue_service.generation import native
 from dialogue_service.generation.sampling import Sampling, highest
 
 END = 99
 VOCABULARY = 100
+
+
+@pytest.fixture(autouse=True, params=["torch", "native"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to draw, where there are both."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "takes", lambda *_: False)
+    elif not native.available():
+        pytest.skip("there is no native code for this processor")
+    return str(request.param)
 
 
 @pytest.fixture
