@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dialogue_service.generation import native
-
 _BLOCK = 128
 """Keys and values grow by this many positions, so that growing (a copy) is rare."""
 
@@ -78,7 +76,7 @@ def _blocks(length: int) -> int:
 def _enlarged(held: Tensor, length: int, capacity: int) -> Tensor:
     shape = list(held.shape)
     shape[4] = _blocks(capacity)
-    made = native.in_large_pages(held.new_empty(shape))
+    made = held.new_empty(shape)
     if length:
         made.narrow(4, 0, length).copy_(held.narrow(4, 0, length))
     return made
