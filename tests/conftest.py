@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx
 import pytest
+import torch
 
 from tests import checkpoints
 from tests.both import both
@@ -22,6 +23,14 @@ from tests.servers import RedisServer
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Sets the number of torch's threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.generation.peers import CTRANSLATE2, LINEAR, LLAMA, NAIVE
 from benchmarks.sections import Section, machine, table
-from dialogue_service.generation import native
+from shared import native
 
 PARLEY = "Parley"
 COLUMNS = (NAIVE, LINEAR, PARLEY, CTRANSLATE2, LLAMA)
@@ -15,7 +15,7 @@ COLUMNS = (NAIVE, LINEAR, PARLEY, CTRANSLATE2, LLAMA)
 def text(shape: str, sections: Mapping[str, Section], missing: Mapping[str, str]) -> str:
     """The whole document."""
     own = (
-        "8-bit products and GPT-2's blocks in native code"
+        "8-bit products, GPT-2 and the draws in native code"
         if native.available()
         else "8-bit products are torch's"
     )

@@ -15,9 +15,9 @@ from torch import Tensor, layer_norm
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2LMHeadModel
 
-from dialogue_service.generation import native
 from dialogue_service.generation.int8 import Int8Embedding, Int8Linear
 from dialogue_service.generation.piece import Piece
+from shared import native
 
 
 class Gpt2:

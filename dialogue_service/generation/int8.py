@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from dialogue_service.generation import native
+from shared import native
 
 _SMALLEST = 500_000
 """Weights below this many elements stay as they are: they fit into the processor's cache, so that reading
@@ -45,7 +45,7 @@ class Int8Linear(nn.Module):
         self.bias = torch.zeros(len(weight)) if bias is None else bias.detach().float().clone()
         self.weights: native.Weights | _TorchWeights
         if native.Weights.fit(*weight.shape):
-            rounded, scales = _rounded(weight)
+            rounded, scales = native.rounded(weight)
             self.weights = native.Weights(rounded, scales[:, 0], self.bias)
         else:
             self.weights = _TorchWeights(weight, self.bias)
@@ -86,12 +86,6 @@ class _TorchWeights:
         return torch.lerp(self._bias, product, scales)
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix in int8 and the scales of its rows, (rows, 1)."""
-    scales = weight.abs().amax(1, keepdim=True).clamp_min_(_LEAST_SCALE) / 127
-    return (weight / scales).round_().to(torch.int8), scales
-
-
 def _exact_sums() -> bool:
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_vnni") or able.get("avx_vnni") or able.get("architecture") == "aarch64")
@@ -104,7 +98,7 @@ class Int8Embedding(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         """`weight` has shape (tokens, dimensions)."""
         super().__init__()
-        rounded, self.scales = _rounded(weight.detach().float())
+        rounded, self.scales = native.rounded(weight.detach().float())
         self.weight = nn.Parameter(rounded, requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:

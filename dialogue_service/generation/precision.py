@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from dialogue_service.generation import int8, native
-from shared import allocator
+from dialogue_service.generation import int8
+from shared import allocator, native
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
 

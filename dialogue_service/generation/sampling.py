@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dialogue_service.generation import native
+from shared import native
 
 _NO_REPEAT_NGRAM = 4
 _LEAST_TOKENS = 2

@@ -1,8 +1,12 @@
 """Fewer bits on a CPU, kept only where the results stay what they were.
 
-An NLI model gets int8 weights. A sentence encoder gets bfloat16 where the processor computes with it faster,
-which not all do that can: int8 moves its vectors too far (on all-MiniLM-L6-v2 a cosine of 0.93 to the exact
-ones, with a scale for each text's tokens 0.984, bfloat16 0.9999).
+An NLI model gets int8 weights. So does a sentence encoder where native code multiplies them with about 16
+bits; elsewhere it gets bfloat16 if the processor computes with that faster, which not all do that can. Eight
+bits on both sides move its vectors too far (on all-MiniLM-L6-v2 to a cosine of 0.93 to the exact ones, with a
+scale for each token 0.984; with 16 bits 0.9992 for six everyday messages, in bfloat16 0.9999).
+
+What 16 bits changed in accuracy: on CLINC150 with names only 0.7013 to 0.7020, with descriptions 0.8738 to
+0.8731, on BANKING77 0.6351 to 0.6341 and 0.7620 to 0.7594.
 """
 
 import logging
@@ -17,6 +21,7 @@ from torch.ao import quantization
 from torch.nn.functional import linear
 
 from intent_service.catalog import Catalog
+from shared import native
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ MESSAGES = [
     "The team lost the match in the last minute",
 ]
 _LABELS = ["weather", "music", "money", "sadness", "greeting", "sports"]
-# The least cosine between a text's exact vector and that in bfloat16.
+# The least cosine between a text's exact vector and that in fewer bits.
 _SAME = 0.999
 # Scores closer than this are a tie; a score may move by as much.
 _TOLERANCE = 0.05
@@ -81,12 +86,43 @@ def bfloat16(model: nn.Module) -> bool:
     return True
 
 
-def keeps_vectors(before: Tensor, after: Tensor) -> bool:
+class EightBits(nn.Module):
+    """y = x W' + b with W in int8 and x in about 16 bits."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight, scales = native.rounded(layer.weight.detach().float())
+        bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+        self._weights = native.Weights(weight, scales[:, 0], bias, fine=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
+        return self._weights(x)
+
+
+def eight_bits(model: nn.Module) -> bool:
+    """Turn the linear layers of `model` into EightBits, in place.
+
+    False, and nothing is done, where there is no native code for that.
+    """
+    layers = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
+    if not (layers and all(native.Weights.fit(*layer.weight.shape) for *_, layer in layers)):
+        return False
+    for parent, name, layer in layers:
+        setattr(parent, name, EightBits(layer))
+    return True
+
+
+def keeps_vectors(before: Tensor, after: Tensor, dtype: str) -> bool:
     """Whether unit vectors (texts, dimensions) still point where they did."""
     kept = bool((before * after).sum(dim=1).min() >= _SAME)
-    logger.info(
-        "bfloat16 %s", "keeps the vectors and is used" if kept else "changes the vectors and is not used"
-    )
+    said = "keeps the vectors and is used" if kept else "changes the vectors and is not used"
+    logger.info("%s %s", dtype, said)
     return kept
 
 

@@ -138,7 +138,13 @@ def test_swapping_under_load_loses_no_request_and_no_answer_is_another_models(cl
     got = swap_under_load(client, ask, ["v1", "v2", "configured", "v2", "v1"])
     assert {answer["model"] for answer in got} == set(own)
     for answer in got:
-        assert answer in own[answer["model"]].values()
+        assert any(alike(answer, known) for known in own[answer["model"]].values())
+
+
+def alike(answer: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two answers are, but for roundings, which depend on what else was computed together."""
+    scores, others = ({each["label"]: each["score"] for each in one["ranking"]} for one in (answer, other))
+    return scores == pytest.approx(others, abs=1e-3)
 
 
 def test_a_new_version_of_a_name_that_was_served_before_gives_its_own_answers(

@@ -6,8 +6,8 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from dialogue_service.generation import native
 from dialogue_service.generation.int8 import Int8Embedding, Int8Linear, lighten, quantize
+from shared import native
 
 
 @pytest.fixture(params=["native", "torch"], autouse=True)

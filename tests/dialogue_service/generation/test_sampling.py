@@ -1,5 +1,6 @@
 """What is drawn, by the rules and by chance."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dialogue_service.generation import native
 from dialogue_service.generation.sampling import Sampling, highest
+from shared import native
+from tests.processor import on_able_processors
 
 END = 99
 VOCABULARY = 100
@@ -132,3 +134,33 @@ def test_logits_are_left_as_they_were(logits: torch.Tensor) -> None:
     before = logits.clone()
     Sampling(frozenset({END})).draw(logits, [[], [1], [2, 2], [1, 2, 3, 4] * 2, [5], [END]], torch.rand(6))
     assert torch.equal(logits, before)
+
+
+@on_able_processors
+@pytest.mark.parametrize("way", ["native"], indirect=True)
+def test_draws_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(40, 5003) * 4, torch.rand(40)
+    logits[3, 30:] = -torch.inf
+    replies = [torch.randint(0, 5003, (row,)).tolist() + row % 3 * [1, 2, 3] for row in range(40)]
+    for sampling in (Sampling(frozenset({7})), Sampling(frozenset({7}), 1.3, 1.0, 200, 0.8)):
+        tokens, logprobs = sampling.draw(logits, replies, uniform)
+        for row in range(40):
+            alone = sampling.draw(logits[row : row + 1], [replies[row]], uniform[row : row + 1])
+            assert alone == ([tokens[row]], [logprobs[row]])
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "takes", lambda *_: False)
+            expected, expected_logprobs = sampling.draw(logits, replies, uniform)
+        assert tokens == expected
+        assert logprobs == pytest.approx(expected_logprobs, abs=1e-4)
+
+
+@on_able_processors
+@pytest.mark.parametrize("way", ["native"], indirect=True)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_draw_from_what_is_no_number_has_no_probability(bad: float) -> None:
+    logits = torch.zeros(3, 5003)
+    logits[1, 7] = bad
+    logits[2] = bad
+    _, logprobs = Sampling(frozenset()).draw(logits, [[], [], []], torch.full((3,), 0.5))
+    assert [math.isfinite(logprob) for logprob in logprobs] == [True, False, False]

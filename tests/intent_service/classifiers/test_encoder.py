@@ -12,8 +12,10 @@ from torch import Tensor
 from intent_service.classifiers import encoder as encoders
 from intent_service.classifiers import precision
 from intent_service.classifiers.encoder import SentenceEncoder, read_recipe
+from shared import native
 from shared.hub import ModelUnavailable
 from tests import checkpoints
+from tests.processor import on_able_processors
 
 TEXTS = ["How are you?", "I had a terrible day, and then it rained.", "ok", "word " * 400]
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -181,22 +183,37 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     assert caught.value.lasting
 
 
+@pytest.mark.parametrize("dtype", [pytest.param("int8", marks=on_able_processors), "bfloat16"])
 def test_fewer_bits_are_used_where_they_are_faster(
-    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    monkeypatch.setattr(precision, "gains_from_bfloat16", lambda: True)
+    if dtype == "bfloat16":
+        monkeypatch.setattr(native, "available", lambda: False)
+        monkeypatch.setattr(precision, "gains_from_bfloat16", lambda: True)
     fast = SentenceEncoder.load(minilm, fast=True)
     vectors = fast.encode(TEXTS)
-    assert fast.dtype == "bfloat16"
+    assert fast.dtype == dtype
     assert vectors.dtype == torch.float32
     assert not torch.equal(vectors, encoder.encode(TEXTS))
-    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.999
+    assert (vectors * encoder.encode(TEXTS)).sum(dim=1).min() > 0.998
+
+
+@on_able_processors
+def test_int8_goes_through_transformers_own_code_too(
+    minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders.Bert, "of", lambda _: None)  # as of another architecture
+    fast = SentenceEncoder.load(minilm, fast=True)
+    assert fast.dtype == "int8"
+    assert (fast.encode(TEXTS) * encoder.encode(TEXTS)).sum(dim=1).min() > 0.998
 
 
 @pytest.mark.parametrize(("gains", "same"), [(True, 1.1), (False, 0.999)])
 def test_bits_that_are_missed_or_gain_nothing_are_given_back(
     minilm: Path, encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, gains: bool, same: float
 ) -> None:
+    if not gains:
+        monkeypatch.setattr(native, "available", lambda: False)
     monkeypatch.setattr(precision, "gains_from_bfloat16", lambda: gains)
     monkeypatch.setattr(precision, "_SAME", same)
     exact = SentenceEncoder.load(minilm, fast=True)

@@ -1,6 +1,6 @@
 """What `native.c` offers, where it was compiled when Parley was installed and this processor can run it.
 
-Everything here has an equal in torch, which serves where it is not there: `available` says so.
+Where it is not there, `available` says so, and torch serves instead: it has an equal of everything here.
 """
 
 import ctypes
@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INTERFACE = 3
+_INTERFACE = 4
 """As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
 _TOGETHER = 4
 """Inputs whose products with one output lie side by side: 4 bytes, that one instruction adds up."""
+_LEAST_SCALE = 1e-30  # a row of zeros must not divide by zero
 _FEW = 256
 """Up to so many tokens the way of finding the highest is a fast one."""
 HEAD_DIM = 64
@@ -73,7 +74,7 @@ class Piece(Structure):
 @cache
 def _library() -> Any:
     """None where it is not there. Torch has been imported before, so both share one team of threads."""
-    found = importlib.util.find_spec("dialogue_service.generation._native")
+    found = importlib.util.find_spec("shared._native")
     if found is None or found.origin is None:
         return None
     try:
@@ -83,7 +84,7 @@ def _library() -> Any:
     if library.parley_interface() != _INTERFACE:
         return None
     size = c_int64
-    library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_void_p, size]
+    library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_int, c_void_p, size]
     library.parley_gpt2.argtypes = [
         POINTER(Gpt2), POINTER(Piece), size, size, c_void_p, c_void_p, size, c_void_p, size, c_void_p, size
     ]  # fmt: skip
@@ -110,6 +111,12 @@ def advice() -> str | None:
     return "Replies could come in less time: install a C compiler (gcc), then run make clean install."
 
 
+def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix in int8, and what each of its rows is to be multiplied with, (rows, 1)."""
+    scales = matrix.abs().amax(1, keepdim=True).clamp_min_(_LEAST_SCALE) / 127
+    return (matrix / scales).round_().to(torch.int8), scales
+
+
 class Weights:
     """A linear layer's weights in 8 bits, in the order in which `native.c` reads them."""
 
@@ -118,9 +125,13 @@ class Weights:
         """Whether a matrix of this shape can be computed with."""
         return available() and inputs % _INPUTS == 0 and outputs > 0
 
-    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor) -> None:
-        """`weight` (outputs, inputs) in int8, `scales` and `bias` (outputs) in float32."""
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor, *, fine: bool = False) -> None:
+        """`weight` (outputs, inputs) in int8, `scales` and `bias` (outputs) in float32.
+
+        What they are multiplied with has 8 bits too, or `fine`: about 16.
+        """
         outputs, inputs = weight.shape
+        self._fine = fine
         padded = -(-outputs // _OUTPUTS) * _OUTPUTS
         self.outputs = outputs
         self._scales, self._bias = scales.float().contiguous(), bias.float().contiguous()
@@ -142,7 +153,7 @@ class Weights:
         rows = x.numel() // x.shape[-1]
         _check(
             _library().parley_linear(
-                self._reference, x.data_ptr(), rows, made.data_ptr(), torch.get_num_threads()
+                self._reference, x.data_ptr(), rows, self._fine, made.data_ptr(), torch.get_num_threads()
             )
         )
         return made

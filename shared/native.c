@@ -11,7 +11,7 @@
    where in the cache a token lies. Nothing here keeps state. */
 
 /* To be raised with that of native.py whenever a function or a struct changes: what was compiled may be older. */
-enum { INTERFACE = 3 };
+enum { INTERFACE = 4 };
 
 /* INTERFACE, or 0 where this processor lacks what is needed. */
 int parley_interface(void) {
@@ -408,16 +408,43 @@ void parley_large_pages(void *memory, int64_t bytes) {
 #endif
 }
 
-/* y = x W' + b, x (rows, inputs), y (rows, outputs). Returns 0, or -1 where there is no memory. */
-int parley_linear(const Linear *l, const float *x, int64_t rows, float *y, int64_t threads) {
-    char *room = aligned_alloc(64, (rows * (l->inputs + 8) + 256) / 64 * 64), *free_room = room;
+/* What the 8 bits of a row have left of it. */
+static void rest(const float *x, int64_t width, int64_t row, Rows q, float *left) {
+    const __m512 scale = _mm512_set1_ps(q.scales[row]);
+    for (int64_t i = 0; i < width; i += 16) {
+        const __m512i rounded = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(q.x + row * width + i)));
+        _mm512_storeu_ps(
+            left + i, _mm512_fnmadd_ps(_mm512_cvtepi32_ps(rounded), scale, _mm512_loadu_ps(x + i)));
+    }
+}
+
+/* y = x W' + b, x (rows, inputs), y (rows, outputs). `fine`: x has about 16 bits, its own 8 and 8 of what these leave,
+   else 8. Returns 0, or -1 where there is no memory. */
+int parley_linear(const Linear *l, const float *x, int64_t rows, int fine, float *y, int64_t threads) {
+    const int64_t all = fine ? 2 * rows : rows, inputs = l->inputs, outputs = l->outputs;
+    const int64_t floats = fine ? rows * inputs + all * outputs : 0;
+    char *room = aligned_alloc(64, (all * (inputs + 8) + 4 * floats + 512) / 64 * 64), *free_room = room;
     if (!room) return -1;
-    const Rows q = take_rows(&free_room, rows, l->inputs);
+    const Rows q = take_rows(&free_room, all, inputs);
+    float *left = take(&free_room, fine ? 4 * rows * inputs : 0), *parts = fine ? take(&free_room, 4 * all * outputs) : y;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) quantize(x + r * l->inputs, l->inputs, r, q);
-        product(l, q, rows, y, NOTHING);
+        for (int64_t r = 0; r < rows; r++) {
+            quantize(x + r * inputs, inputs, r, q);
+            if (!fine) continue;
+            rest(x + r * inputs, inputs, r, q, left + r * inputs);
+            quantize(left + r * inputs, inputs, rows + r, q);
+        }
+        product(l, q, all, parts, NOTHING);
+        if (fine) {
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t j = 0; j < outputs; j++) { /* the bias is in both */
+                    const float more = parts[(rows + r) * outputs + j] - l->bias[j];
+                    y[r * outputs + j] = parts[r * outputs + j] + more;
+                }
+        }
     }
     free(room);
     return 0;
