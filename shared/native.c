@@ -279,8 +279,8 @@ static void store_half(uint16_t *at, const float *x) {
    `ask_stride` and `width` apart; `scores` has room for `count` rows of seen + 16. The keys and
    values that lie `next` further on are fetched meanwhile: the next head's. */
 INLINE void attend(const int count, const float *query, int64_t ask_stride, const uint16_t *keys,
-                   const uint16_t *values, int64_t next, int64_t seen, const float *mask, int64_t mask_stride, float scale,
-                   float *scores, float *y, int64_t width) {
+                   const uint16_t *values, int64_t next, int64_t seen, const float *mask, int64_t mask_stride,
+                   float scale, float *scores, float *y, int64_t width) {
     const int64_t stride = (seen + 15) / 16 * 16;
     __m512 q[QUERIES][4], made[QUERIES][4], total[QUERIES];
     for (int r = 0; r < count; r++) {
@@ -426,7 +426,8 @@ int parley_linear(const Linear *l, const float *x, int64_t rows, int fine, float
     char *room = aligned_alloc(64, (all * (inputs + 8) + 4 * floats + 512) / 64 * 64), *free_room = room;
     if (!room) return -1;
     const Rows q = take_rows(&free_room, all, inputs);
-    float *left = take(&free_room, fine ? 4 * rows * inputs : 0), *parts = fine ? take(&free_room, 4 * all * outputs) : y;
+    float *left = take(&free_room, fine ? 4 * rows * inputs : 0);
+    float *parts = fine ? take(&free_room, 4 * all * outputs) : y;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)
@@ -594,7 +595,8 @@ int parley_draw(float *logits, int64_t rows, int64_t columns, const Rules *rules
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float *row = logits + r * columns, *own = room + r * count;
-        const int64_t s0 = r ? ends[2 * r - 2] : 0, s1 = ends[2 * r], f0 = r ? ends[2 * r - 1] : 0, f1 = ends[2 * r + 1];
+        const int64_t s0 = r ? ends[2 * r - 2] : 0, f0 = r ? ends[2 * r - 1] : 0;
+        const int64_t s1 = ends[2 * r], f1 = ends[2 * r + 1];
         float *before = room + rows * count + s0 + f0;
         Score *heap = heaps + 2 * r * count, *sorted = heap + count;
         const float sum = logsumexp(row, columns);

@@ -98,7 +98,8 @@ int main(void) {
                 pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
     const int64_t columns[] = {1, 15, 16, 301, 5000};
     for (int a = 0; a < 5; a++)
-        for (int64_t drawn = 0; drawn < 5; drawn++) draws(drawn, columns[a], columns[a] < 50 ? columns[a] : 50, 1 + a % 3);
+        for (int64_t rows_drawn = 0; rows_drawn < 5; rows_drawn++)
+            draws(rows_drawn, columns[a], columns[a] < 50 ? columns[a] : 50, 1 + a % 3);
     puts("clean");
     return 0;
 }
