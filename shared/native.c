@@ -11,7 +11,7 @@
    where in the cache a token lies. Nothing here keeps state. */
 
 /* To be raised with that of native.py whenever a function or a struct changes: what was compiled may be older. */
-enum { INTERFACE = 4 };
+enum { INTERFACE = 5 };
 
 /* INTERFACE, or 0 where this processor lacks what is needed. */
 int parley_interface(void) {
@@ -83,6 +83,7 @@ typedef struct {
     const int8_t *words;      /* (vocabulary, width) */
     const float *word_scales; /* (vocabulary) */
     const float *places;      /* (positions, width) */
+    int64_t vocabulary, positions;
     const Block *blocks;
     int64_t layers, heads;
     Norm last;
@@ -93,7 +94,15 @@ typedef struct { /* how tokens are drawn, see sampling.py */
     int64_t top_k;
 } Rules;
 
+enum { NO_MEMORY = -1, OUT_OF_RANGE = -2 }; /* what functions return that fail; the others 0 */
+
 enum Then { NOTHING, GELU, ADD };
+
+INLINE int within(const int64_t *numbers, int64_t count, int64_t below) {
+    for (int64_t i = 0; i < count; i++)
+        if (numbers[i] < 0 || numbers[i] >= below) return 0;
+    return 1;
+}
 
 INLINE __mmask16 first(int64_t count) { return count >= 16 ? 0xffff : (__mmask16)((1u << count) - 1); }
 
@@ -419,12 +428,12 @@ static void rest(const float *x, int64_t width, int64_t row, Rows q, float *left
 }
 
 /* y = x W' + b, x (rows, inputs), y (rows, outputs). `fine`: x has about 16 bits, its own 8 and 8 of what these leave,
-   else 8. Returns 0, or -1 where there is no memory. */
+   else 8. */
 int parley_linear(const Linear *l, const float *x, int64_t rows, int fine, float *y, int64_t threads) {
     const int64_t all = fine ? 2 * rows : rows, inputs = l->inputs, outputs = l->outputs;
     const int64_t floats = fine ? rows * inputs + all * outputs : 0;
     char *room = aligned_alloc(64, (all * (inputs + 8) + 4 * floats + 512) / 64 * 64), *free_room = room;
-    if (!room) return -1;
+    if (!room) return NO_MEMORY;
     const Rows q = take_rows(&free_room, all, inputs);
     float *left = take(&free_room, fine ? 4 * rows * inputs : 0);
     float *parts = fine ? take(&free_room, 4 * all * outputs) : y;
@@ -453,15 +462,16 @@ int parley_linear(const Linear *l, const float *x, int64_t rows, int fine, float
 
 /* GPT-2 but for its output layer, over the rows of `count` pieces that lie end to end: from their ids and positions
    (rows) to the last states (wanted_rows, heads * DIM) of the rows in `wanted`. `longest`: positions that the longest
-   piece has with its new ones. Returns 0, or -1 where there is no memory. */
+   piece has with its new ones. */
 int parley_gpt2(const Gpt2 *model, const Piece *pieces, int64_t count, int64_t longest, const int64_t *ids,
                 const int64_t *positions, int64_t rows, const int64_t *wanted, int64_t wanted_rows, float *last,
                 int64_t threads) {
     const int64_t heads = model->heads, width = heads * DIM, wide = model->blocks[0].widen.outputs;
     const int64_t scores = QUERIES * (longest + 16);
+    if (!within(ids, rows, model->vocabulary) || !within(positions, rows, model->positions)) return OUT_OF_RANGE;
     const int64_t floats = rows * (width + 3 * width + width + wide) + threads * scores;
     char *room = aligned_alloc(64, (4 * floats + rows * (wide + 8) + 1024) / 64 * 64), *free_room = room;
-    if (!room) return -1;
+    if (!room) return NO_MEMORY;
     const Rows q = take_rows(&free_room, rows, wide);
     float *state = take(&free_room, 4 * rows * width), *asked = take(&free_room, 4 * rows * 3 * width);
     float *seen = take(&free_room, 4 * rows * width), *bent = take(&free_room, 4 * rows * wide);
@@ -581,16 +591,18 @@ static int64_t drawn(const Score *scores, int64_t count, float temperature, floa
 
 /* A token for each row of `logits` (rows, columns) and its log probability before all rules. `said` are the tokens of
    which repetition is penalised, `forbidden` those that may not come, each once and in one of both; `ends` (rows, 2)
-   says where each row's end. Logits change meanwhile. Returns 0, or -1 where there is no memory. */
+   says where each row's end. Logits change meanwhile. */
 int parley_draw(float *logits, int64_t rows, int64_t columns, const Rules *rules, const int64_t *said,
                 const int64_t *forbidden, const int64_t *ends, const float *uniform, int64_t *tokens,
                 float *logprobs, int64_t threads) {
     const int64_t count = rules->top_k, ruled = rows ? ends[2 * rows - 2] + ends[2 * rows - 1] : 0;
+    const int64_t *last = ends + 2 * rows - 2;
+    if (rows && !(within(said, last[0], columns) && within(forbidden, last[1], columns))) return OUT_OF_RANGE;
     Score *heaps = malloc(rows * count * 2 * sizeof(Score) + 1);
     float *room = malloc((rows * count + ruled) * sizeof(float) + 1);
     if (!heaps || !room) {
         free(heaps), free(room);
-        return -1;
+        return NO_MEMORY;
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t r = 0; r < rows; r++) {

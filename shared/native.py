@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INTERFACE = 4
+_INTERFACE = 5
 """As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
 _TOGETHER = 4
 """Inputs whose products with one output lie side by side: 4 bytes, that one instruction adds up."""
+_OUT_OF_RANGE = -2
 _LEAST_SCALE = 1e-30  # a row of zeros must not divide by zero
 _FEW = 256
 """Up to so many tokens the way of finding the highest is a fast one."""
@@ -54,8 +55,8 @@ class Gpt2(Structure):
     """A GPT-2 but for its output layer, its embeddings of words in 8 bits."""
 
     _fields_ = [("words", c_void_p), ("word_scales", c_void_p), ("places", c_void_p),
-                ("blocks", POINTER(Block)), ("layers", c_int64), ("heads", c_int64),
-                ("last", Norm)]  # fmt: skip
+                ("vocabulary", c_int64), ("positions", c_int64), ("blocks", POINTER(Block)),
+                ("layers", c_int64), ("heads", c_int64), ("last", Norm)]  # fmt: skip
 
 
 class Rules(Structure):
@@ -165,7 +166,7 @@ def gpt2(
     """From ids and positions (rows) to the last states (wanted, width) of the rows that are `wanted`.
 
     The rows are those of all pieces, end to end; `longest` is the most positions that one of them has with
-    its new ones.
+    its new ones. Raises IndexError where the model does not have such an id or position.
     """
     states = torch.empty(len(wanted), model.heads * HEAD_DIM)
     _check(
@@ -185,7 +186,7 @@ def draw(
     uniform: Tensor,
 ) -> tuple[list[int], list[float]]:
     """See Sampling.draw. `said` are the tokens of each row of which repetition is penalised, `forbidden`
-    those that may not come: each once, and in one of both."""
+    those that may not come: each once, and in one of both. Raises IndexError where there is no such token."""
     rows, columns = logits.shape
     ends: list[int] = []
     for row in zip(said, forbidden, strict=True):
@@ -220,5 +221,7 @@ def _numbers(given: Iterable[int]) -> "ctypes.Array[c_int64]":
 
 
 def _check(status: int) -> None:
+    if status == _OUT_OF_RANGE:
+        raise IndexError("a token or a position that the model does not have")
     if status != 0:
         raise MemoryError("no memory for a step of the model")

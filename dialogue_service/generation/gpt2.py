@@ -101,6 +101,8 @@ class NativeGpt2:
             body.wte.weight.data_ptr(),
             body.wte.scales.data_ptr(),
             body.wpe.weight.data_ptr(),
+            len(body.wte.weight),
+            len(body.wpe.weight),
             (native.Block * self._layers)(*blocks),
             self._layers,
             self._heads,

@@ -64,11 +64,15 @@ static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int 
         if (!masked) free(mask);
     }
     const int64_t vocabulary = 37, positions = length + rows, wanted_rows = (rows + 1) / 2;
-    const Gpt2 model = {block_of(vocabulary * width, 3), floats(vocabulary), floats(positions * width), blocks, layers,
-                        heads, norm()};
+    const Gpt2 model = {block_of(vocabulary * width, 3), floats(vocabulary), floats(positions * width), vocabulary,
+                        positions, blocks, layers, heads, norm()};
     int64_t *ids = numbers(rows, vocabulary), *places = numbers(rows, positions);
     int64_t *wanted = numbers(wanted_rows, rows);
     float *last = floats(wanted_rows * width);
+    ids[rows - 1] = vocabulary;
+    if (parley_gpt2(&model, both, 2, length, ids, places, rows, wanted, wanted_rows, last, threads) != OUT_OF_RANGE)
+        exit(4);
+    ids[rows - 1] = vocabulary - 1;
     parley_gpt2(&model, both, 2, length + first_rows > second_rows ? length + first_rows : second_rows, ids, places,
                 rows, wanted, wanted_rows, last, threads);
     for (int64_t i = 0; i < wanted_rows * width; i++)
@@ -83,6 +87,13 @@ static void draws(int64_t rows, int64_t columns, int64_t top_k, int64_t threads)
     int64_t *said = numbers(rows, columns), *forbidden = numbers(rows / 2, columns);
     for (int64_t r = 0; r < rows / 2; r++) forbidden[r] = columns - 1 - forbidden[r];
     if (rows) logits[0] = columns % 2 ? NAN : -INFINITY;
+    if (rows) {
+        said[0] = columns;
+        if (parley_draw(logits, rows, columns, &rules, said, forbidden, ends, uniform, tokens, logprobs, threads)
+            != OUT_OF_RANGE)
+            exit(4);
+        said[0] = columns - 1;
+    }
     parley_draw(logits, rows, columns, &rules, said, forbidden, ends, uniform, tokens, logprobs, threads);
     for (int64_t r = 0; r < rows; r++)
         if (tokens[r] < 0 || tokens[r] >= columns) exit(3);

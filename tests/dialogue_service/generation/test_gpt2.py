@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from dialogue_service.generation import int8, precision
 from dialogue_service.generation.gpt2 import Gpt2, NativeGpt2
 from dialogue_service.generation.packed import PackedModel
-from dialogue_service.generation.piece import KeyValues
+from dialogue_service.generation.piece import KeyValues, Piece
 from dialogue_service.generation.tree import Tree
 from shared import native
 from shared.checkpoint import load_model
@@ -47,6 +47,15 @@ def test_it_computes_what_torch_does(model: Any) -> None:
     packed._pass = lean
     expected = read(packed, ids, 1)
     assert ((made - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.03  # keys and values have half
+
+
+@on_able_processors
+@torch.inference_mode()
+@pytest.mark.parametrize(("ids", "positions"), [([10**6], [0]), ([-1], [0]), ([0], [10**6])])
+def test_what_the_model_does_not_have_is_refused(model: Any, ids: list[int], positions: list[int]) -> None:
+    packed = PackedModel(model)
+    with pytest.raises(IndexError):
+        packed([Piece(KeyValues(), ids, positions, None, 1)])
 
 
 @on_able_processors

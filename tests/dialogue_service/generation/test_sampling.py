@@ -130,6 +130,11 @@ def test_a_models_own_settings_win_and_the_rest_is_ours() -> None:
     assert sampling.draw(wish, [[]], torch.tensor([0.99]))[0] == [3], "temperature 0 is greedy"
 
 
+def test_a_token_that_there_is_not_is_refused(logits: torch.Tensor) -> None:
+    with pytest.raises(IndexError):
+        Sampling(frozenset({VOCABULARY})).draw(logits, [[]] * 6, torch.rand(6))
+
+
 def test_logits_are_left_as_they_were(logits: torch.Tensor) -> None:
     before = logits.clone()
     Sampling(frozenset({END})).draw(logits, [[], [1], [2, 2], [1, 2, 3, 4] * 2, [5], [END]], torch.rand(6))
