@@ -63,7 +63,7 @@ bench-training: $(VENV)/installed ## Measure what a training job costs those who
 	@$(BIN)/python -m benchmarks.training_load $(ARGS)
 
 clean: ## Remove .venv and the tools' caches, never the memory in .data
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build dialogue_service/generation/*.so
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info build shared/*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # The stamps are made last: an install that was interrupted is done again, one that is older than the pins too.
