@@ -134,7 +134,10 @@ class SentenceEncoder:
         if not fast:
             return encoder
         before = encoder.encode(precision.MESSAGES)
-        for dtype, lighten in (("int8", precision.eight_bits), ("bfloat16", precision.bfloat16)):
+        ways = {"int8": precision.eight_bits, "bfloat16": precision.bfloat16}
+        if encoder._lean is None:
+            del ways["int8"]  # other architectures may look at their layers' weights, as T5 does
+        for dtype, lighten in ways.items():
             if lighten(encoder._model):
                 encoder._dtype, encoder._mixed = dtype, dtype == "bfloat16"
                 if precision.keeps_vectors(before, encoder.encode(precision.MESSAGES), dtype):
