@@ -1,9 +1,9 @@
 """Fewer bits on a CPU, kept only where the results stay what they were.
 
 An NLI model gets int8 weights. So does a BERT that encodes sentences where native code multiplies them with
-about 16 bits. Any other encoder gets bfloat16 if the processor computes with that faster, which not all do that
-can. Eight bits on both sides move the vectors too far (of all-MiniLM-L6-v2 to a cosine of 0.93 to the exact
-ones, with a scale for each token 0.984; with 16 bits 0.9992 for six everyday messages, in bfloat16 0.9999).
+about 16 bits. Any other encoder gets bfloat16 if the processor computes with that faster, which not all do.
+Eight bits on both sides move the vectors too far (of all-MiniLM-L6-v2 to a cosine of 0.93 to the exact ones,
+with a scale for each token 0.984; with 16 bits 0.9992 for six everyday messages, in bfloat16 0.9999).
 
 What 16 bits changed in accuracy: on CLINC150 with names only 0.7013 to 0.7020, with descriptions 0.8738 to
 0.8731, on BANKING77 0.6351 to 0.6341 and 0.7620 to 0.7594.
