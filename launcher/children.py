@@ -168,12 +168,12 @@ class Children:
         self._stop_asked = True
 
     def start(self, child: Child, pid: int | None = None) -> None:
-        """Start `child`, or take the process `pid` for it, which runs already, and keep it running."""
+        """Start `child` if it does not run, or take the process `pid` for it, and keep it running."""
         self._children.append(child)
-        if pid is None:
-            child.start()
-        else:
+        if pid is not None:
             child.process = Adopted(pid)
+        elif child.process is None:
+            child.start()
 
     def pause(self, seconds: float) -> None:
         """Wait, and meanwhile restart what dies.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
-from launcher import prefork
 from launcher.children import Child, Children, StartFault
+from launcher.prefork import Zygote
 from shared import settings
 from shared.contracts import Readiness
 from shared.settings import ServiceSettings
@@ -106,9 +106,9 @@ def check_ports(services: Sequence[Service], children: Children) -> None:
                 children.pause(0.1)
 
 
-def start(services: Sequence[Service], children: Children) -> list[Readiness]:
+def start(services: Sequence[Service], children: Children, zygote: Zygote) -> list[Readiness]:
     """Start all, wait until all are ready however long it takes, and say meanwhile what is waited for."""
-    prefork.start([service.child() for service in services], children)
+    zygote.start([service.child() for service in services], children)
     said: list[str] = []
     speak_at = time.monotonic() + _PATIENCE_S
     with httpx.Client(timeout=2.0, trust_env=False) as client:

@@ -65,7 +65,7 @@ def _up(folder, children):
 def test_they_have_what_was_imported_and_are_children_like_others(tmp_path):
     with Children() as children:
         programs = _programs()
-        prefork.start(programs, children)
+        prefork.Zygote().start(programs, children)
         said = _up(tmp_path, children)
         family = _new()
 
@@ -83,7 +83,7 @@ def test_one_that_dies_is_started_again_by_itself(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(children_module, "_RESTART_DELAY_S", 0.05)
     with Children() as children:
         programs = _programs()
-        prefork.start(programs, children)
+        prefork.Zygote().start(programs, children)
         _up(tmp_path, children)
         first, other = (program.process.pid for program in programs)
         (tmp_path / "a.up").unlink()
@@ -101,7 +101,7 @@ def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     (tmp_path / "a.py").write_text("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)" + _WAITS)
     with Children() as children:
         programs = _programs()
-        prefork.start(programs, children)
+        prefork.Zygote().start(programs, children)
         _up(tmp_path, children)
 
     assert [program.ended for program in programs] == ["killed by SIGKILL", "killed by SIGTERM"]
@@ -110,7 +110,7 @@ def test_one_that_does_not_stop_is_killed(tmp_path, monkeypatch):
 def test_a_refused_setting_ends_the_launcher(tmp_path):
     (tmp_path / "b.py").write_text("raise SystemExit(2)")
     with Children() as children:
-        prefork.start(_programs(), children)
+        prefork.Zygote().start(_programs(), children)
 
         with pytest.raises(StartFault, match="b refused to start"):
             children.pause(30.0)
@@ -120,7 +120,7 @@ def test_a_refused_setting_ends_the_launcher(tmp_path):
 def test_without_what_they_share_they_still_start(tmp_path, fault):
     (tmp_path / "shared" / "service.py").write_text(fault)
     with Children() as children:
-        prefork.start(_programs(), children)
+        prefork.Zygote().start(_programs(), children)
         said = _up(tmp_path, children)
 
     assert [shared for _, shared in said] == ["False", "False"]
@@ -130,7 +130,7 @@ def test_without_subreapers_they_are_started_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(prefork, "_subreaper", contextlib.nullcontext)
     with Children() as children:
         programs = _programs()
-        prefork.start(programs, children)
+        prefork.Zygote().start(programs, children)
         said = _up(tmp_path, children)
 
         assert [shared for _, shared in said] == ["False", "False"]
@@ -142,7 +142,7 @@ def test_being_asked_to_stop_while_it_imports_is_noticed(tmp_path):
         "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
     )
     with pytest.raises(Stopped), Children() as children:
-        prefork.start(_programs(), children)
+        prefork.Zygote().start(_programs(), children)
 
     assert not list(tmp_path.glob("*.up"))
     assert not _new()
@@ -157,7 +157,7 @@ import sys
 from launcher import prefork
 from launcher.children import Child, Children
 with Children() as children:
-    prefork.start([Child(name, [sys.executable, "-m", name]) for name in "ab"], children)
+    prefork.Zygote().start([Child(name, [sys.executable, "-m", name]) for name in "ab"], children)
     children.pause(60)
 """
     with subprocess.Popen([sys.executable, "-c", code]) as launcher:
