@@ -8,13 +8,13 @@ import importlib.util
 from collections.abc import Collection, Iterable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_INTERFACE = 5
+_INTERFACE = 6
 """As in `native.c`."""
 _INPUTS, _OUTPUTS = 16, 32
 """Products take inputs and outputs in multiples of these; missing outputs are filled up, inputs not."""
@@ -59,6 +59,21 @@ class Gpt2(Structure):
                 ("layers", c_int64), ("heads", c_int64), ("last", Norm)]  # fmt: skip
 
 
+class Layer(Structure):
+    """A layer of BERT."""
+
+    _fields_ = [("ask", Linear), ("join", Linear), ("widen", Linear), ("narrow", Linear), ("joined", Norm),
+                ("narrowed", Norm)]  # fmt: skip
+
+
+class Bert(Structure):
+    """A BERT without its pooler, its embeddings in float32."""
+
+    _fields_ = [("words", c_void_p), ("places", c_void_p), ("kinds", c_void_p), ("vocabulary", c_int64),
+                ("positions", c_int64), ("varieties", c_int64), ("first", Norm), ("layers", POINTER(Layer)),
+                ("count", c_int64), ("heads", c_int64), ("width", c_int64)]  # fmt: skip
+
+
 class Rules(Structure):
     """How tokens are drawn, see Sampling."""
 
@@ -85,16 +100,19 @@ def _library() -> Any:
     if library.parley_interface() != _INTERFACE:
         return None
     size = c_int64
-    library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_int, c_void_p, size]
+    library.parley_linear.argtypes = [POINTER(Linear), c_void_p, size, c_void_p, size]
     library.parley_gpt2.argtypes = [
         POINTER(Gpt2), POINTER(Piece), size, size, c_void_p, c_void_p, size, c_void_p, size, c_void_p, size
     ]  # fmt: skip
     library.parley_draw.argtypes = [
         c_void_p, size, size, POINTER(Rules), c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, size
     ]  # fmt: skip
+    library.parley_bert.argtypes = [
+        POINTER(Bert), c_void_p, c_void_p, c_void_p, size, size, c_void_p, size
+    ]  # fmt: skip
     library.parley_large_pages.argtypes = [c_void_p, size]
     library.parley_large_pages.restype = None
-    for function in (library.parley_linear, library.parley_gpt2, library.parley_draw):
+    for function in (library.parley_linear, library.parley_gpt2, library.parley_bert, library.parley_draw):
         function.restype = c_int
     return library
 
@@ -126,13 +144,9 @@ class Weights:
         """Whether a matrix of this shape can be computed with."""
         return available() and inputs % _INPUTS == 0 and outputs > 0
 
-    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor, *, fine: bool = False) -> None:
-        """`weight` (outputs, inputs) in int8, `scales` and `bias` (outputs) in float32.
-
-        What they are multiplied with has 8 bits too, or `fine`: about 16.
-        """
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor) -> None:
+        """`weight` (outputs, inputs) in int8, `scales` and `bias` (outputs) in float32."""
         outputs, inputs = weight.shape
-        self._fine = fine
         padded = -(-outputs // _OUTPUTS) * _OUTPUTS
         self.outputs = outputs
         self._scales, self._bias = scales.float().contiguous(), bias.float().contiguous()
@@ -154,7 +168,7 @@ class Weights:
         rows = x.numel() // x.shape[-1]
         _check(
             _library().parley_linear(
-                self._reference, x.data_ptr(), rows, self._fine, made.data_ptr(), torch.get_num_threads()
+                self._reference, x.data_ptr(), rows, made.data_ptr(), torch.get_num_threads()
             )
         )
         return made
@@ -173,6 +187,21 @@ def gpt2(
         _library().parley_gpt2(
             model, pieces, len(pieces), longest, ids.data_ptr(), positions.data_ptr(), len(ids),
             wanted.data_ptr(), len(wanted), states.data_ptr(), torch.get_num_threads(),
+        )
+    )  # fmt: skip
+    return states
+
+
+def bert(model: Bert, ids: Tensor, kinds: Tensor | None, lengths: Sequence[int]) -> Tensor:
+    """From ids and kinds (rows) to the last states (rows, width), of texts of these lengths, end to end.
+
+    Raises IndexError where the model does not have such an id, kind or position.
+    """
+    states = torch.empty(len(ids), model.width)
+    _check(
+        _library().parley_bert(
+            model, ids.data_ptr(), None if kinds is None else kinds.data_ptr(), _numbers(accumulate(lengths)),
+            len(lengths), max(lengths), states.data_ptr(), torch.get_num_threads(),
         )
     )  # fmt: skip
     return states

@@ -1,15 +1,18 @@
 """BERT's forward pass in as few operations as it takes.
 
 transformers' own pass computes the same, but for one short message a quarter of its time is the Python
-between the products, and its pooler, which nobody asks for. It uses the layers of the model as they are,
-also after training has changed them or others have taken their places.
+between the products, and its pooler, which nobody asks for. `Bert` uses the layers of the model as they are,
+also after training has changed them. `EightBitBert` has weights of its own, and is one call of native code.
 """
 
 from typing import Any
 
-from torch import Tensor, layer_norm
+import torch
+from torch import Tensor, layer_norm, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import BertModel
+
+from shared import native
 
 
 class Bert:
@@ -24,10 +27,7 @@ class Bert:
     def __init__(self, model: BertModel) -> None:
         body: Any = model
         self._embeddings, self._heads = body.embeddings, body.config.num_attention_heads
-        self._layers = [
-            (layer.attention.self, layer.attention.output, layer.intermediate, layer.output)
-            for layer in body.encoder.layer
-        ]
+        self._layers = _layers(model)
 
     def __call__(
         self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -58,6 +58,70 @@ class Bert:
         return rows.apart(state)
 
 
+class EightBitBert:
+    """A pass with weights in 8 bits, and about 16 for what is multiplied with them."""
+
+    @classmethod
+    def of(cls, model: Any) -> "EightBitBert | None":
+        """None unless there is native code for `model`, which is used up: its layers are taken out of it."""
+        if Bert.of(model) is None:
+            return None
+        width, wide = model.config.hidden_size, model.config.intermediate_size
+        even = width % (16 * model.config.num_attention_heads) == 0 and wide % 16 == 0
+        return cls(model) if even and native.Weights.fit(width, width) else None
+
+    def __init__(self, model: BertModel) -> None:
+        body: Any = model
+        self._kept: list[Any] = []
+        table = body.embeddings
+        tables = (table.word_embeddings, table.position_embeddings, table.token_type_embeddings)
+        layers = [
+            native.Layer(
+                self._linear(
+                    layer.attention.self.query, layer.attention.self.key, layer.attention.self.value
+                ),
+                self._linear(layer.attention.output.dense),
+                self._linear(layer.intermediate.dense),
+                self._linear(layer.output.dense),
+                self._norm(layer.attention.output.LayerNorm),
+                self._norm(layer.output.LayerNorm),
+            )
+            for layer in body.encoder.layer
+        ]
+        self._kept += tables
+        self._native = native.Bert(
+            *(each.weight.data_ptr() for each in tables),
+            *(len(each.weight) for each in tables),
+            self._norm(table.LayerNorm),
+            (native.Layer * len(layers))(*layers),
+            len(layers),
+            body.config.num_attention_heads,
+            body.config.hidden_size,
+        )
+        body.encoder.layer = nn.ModuleList()
+
+    def _linear(self, *layers: nn.Linear) -> native.Linear:
+        """Of layers that are asked the same, as one."""
+        weight, scales = native.rounded(torch.cat([layer.weight.detach().float() for layer in layers]))
+        bias = torch.cat([layer.bias.detach() for layer in layers])
+        weights = native.Weights(weight, scales[:, 0], bias)
+        self._kept.append(weights)
+        return weights.native
+
+    def _norm(self, norm: nn.LayerNorm) -> native.Norm:
+        self._kept.append(norm)
+        return native.Norm(norm.weight.data_ptr(), norm.bias.data_ptr(), norm.eps)
+
+    def __call__(
+        self, *, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """As `Bert`'s."""
+        rows = _Rows(attention_mask)
+        kinds = None if token_type_ids is None else rows.joined(token_type_ids)
+        lengths = attention_mask.sum(1).tolist()
+        return rows.apart(native.bert(self._native, rows.joined(input_ids), kinds, lengths))
+
+
 class _Rows:
     """The tokens of several texts, side by side as a batch and, without what pads it, end to end."""
 
@@ -80,6 +144,13 @@ class _Rows:
         batch = together.new_zeros(self._shape.numel(), together.shape[1])
         batch[self._kept] = together
         return batch.view(*self._shape, -1)
+
+
+def _layers(model: Any) -> list[tuple[Any, Any, Any, Any]]:
+    return [
+        (layer.attention.self, layer.attention.output, layer.intermediate, layer.output)
+        for layer in model.encoder.layer
+    ]
 
 
 def _normal(state: Tensor, norm: Any) -> Tensor:

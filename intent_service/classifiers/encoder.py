@@ -18,7 +18,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from intent_service import bundled
 from intent_service.classifiers import precision
-from intent_service.classifiers.bert import Bert
+from intent_service.classifiers.bert import Bert, EightBitBert
 from intent_service.classifiers.tokenizer import load_tokenizer
 from shared.checkpoint import load_model
 from shared.hub import ModelUnavailable
@@ -110,7 +110,7 @@ class SentenceEncoder:
         self._model = model
         self._tokenizer = tokenizer
         self._layers = model.num_parameters(exclude_embeddings=True)
-        self._lean = Bert.of(model)
+        self._lean: Bert | EightBitBert | None = Bert.of(model)
         self._dtype, self._mixed = "float32", False  # mixed: computes in bfloat16 where that is safe
         self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
         self._tokenizer.padding_side = "right"  # the pooling below counts on it
@@ -134,16 +134,22 @@ class SentenceEncoder:
         if not fast:
             return encoder
         before = encoder.encode(precision.MESSAGES)
-        ways = {"int8": precision.eight_bits, "bfloat16": precision.bfloat16}
-        if encoder._lean is None:
-            del ways["int8"]  # other architectures may look at their layers' weights, as T5 does
-        for dtype, lighten in ways.items():
-            if lighten(encoder._model):
-                encoder._dtype, encoder._mixed = dtype, dtype == "bfloat16"
-                if precision.keeps_vectors(before, encoder.encode(precision.MESSAGES), dtype):
+        for lighten in (cls._in_eight_bits, cls._in_bfloat16):
+            if lighten(encoder):
+                if precision.keeps_vectors(before, encoder.encode(precision.MESSAGES), encoder.dtype):
                     return encoder
                 encoder = cls._exact(folder)
         return encoder
+
+    def _in_eight_bits(self) -> bool:
+        if lean := EightBitBert.of(self._model):
+            self._lean, self._dtype = lean, "int8"
+        return lean is not None
+
+    def _in_bfloat16(self) -> bool:
+        if precision.bfloat16(self._model):
+            self._dtype, self._mixed = "bfloat16", True
+        return self._mixed
 
     @classmethod
     def _exact(cls, folder: Path) -> Self:

@@ -1,7 +1,8 @@
 """Fewer bits on a CPU, kept only where the results stay what they were.
 
 An NLI model gets int8 weights. So does a BERT that encodes sentences where native code multiplies them with
-about 16 bits. Any other encoder gets bfloat16 if the processor computes with that faster, which not all do.
+about 16 bits (bert.py). Any other encoder gets bfloat16 if the processor computes with that faster, which
+not all do.
 Eight bits on both sides move the vectors too far (of all-MiniLM-L6-v2 to a cosine of 0.93 to the exact ones,
 with a scale for each token 0.984; with 16 bits 0.9992 for six everyday messages, in bfloat16 0.9999).
 
@@ -21,7 +22,6 @@ from torch.ao import quantization
 from torch.nn.functional import linear
 
 from intent_service.catalog import Catalog
-from shared import native
 
 logger = logging.getLogger(__name__)
 
@@ -83,38 +83,6 @@ def bfloat16(model: nn.Module) -> bool:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.to(torch.bfloat16)
-    return True
-
-
-class EightBits(nn.Module):
-    """y = x W' + b with W in int8 and x in about 16 bits."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        weight, scales = native.rounded(layer.weight.detach().float())
-        bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-        self._weights = native.Weights(weight, scales[:, 0], bias, fine=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 of shape (..., inputs) to float32 of shape (..., outputs)."""
-        return self._weights(x)
-
-
-def eight_bits(model: nn.Module) -> bool:
-    """Turn the linear layers of `model` into EightBits, in place.
-
-    False, and nothing is done, where there is no native code for that.
-    """
-    layers = [
-        (parent, name, layer)
-        for parent in model.modules()
-        for name, layer in parent.named_children()
-        if isinstance(layer, nn.Linear)
-    ]
-    if not (layers and all(native.Weights.fit(*layer.weight.shape) for *_, layer in layers)):
-        return False
-    for parent, name, layer in layers:
-        setattr(parent, name, EightBits(layer))
     return True
 
 
