@@ -44,7 +44,7 @@ def load(folder: Path, hypothesis: str, *, rule: Rule = BY_HAND, fast: bool = Fa
     """
     check_files(folder)
     if (folder / WEIGHTS).is_file():
-        return TrainedClassifier.load(folder)
+        return TrainedClassifier.load(folder, fast=fast)
     if entails(folder):
         return NliClassifier.load(folder, hypothesis, rule=rule, fast=fast)
     return EmbeddingClassifier.load(folder, fast=fast)

@@ -5,7 +5,6 @@ vectors with transformers alone; importing that library costs seconds and memory
 """
 
 import json
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -112,16 +111,20 @@ class SentenceEncoder:
         self._layers = model.num_parameters(exclude_embeddings=True)
         self._lean: Bert | EightBitBert | None = Bert.of(model)
         self._dtype, self._mixed = "float32", False  # mixed: computes in bfloat16 where that is safe
-        self._tokenizing = threading.Lock()  # a tokenizer changes its settings within a call
-        self._tokenizer.padding_side = "right"  # the pooling below counts on it
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         limits = (
             recipe.max_tokens,
             tokenizer.model_max_length,
             getattr(model.config, "max_position_embeddings", 0),
         )
-        self._max_tokens = min(limit for limit in limits if limit)
+        # The tokenizer itself, set up once: transformers' call does that each time, for twice its time.
+        self._reader = tokenizer.backend_tokenizer
+        self._reader.encode_special_tokens = True  # they are text
+        self._reader.enable_truncation(
+            min(limit for limit in limits if limit), direction=tokenizer.truncation_side
+        )
+        self._reader.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
 
     @classmethod
     def load(cls, folder: Path, *, fast: bool = False) -> Self:
@@ -160,7 +163,10 @@ class SentenceEncoder:
             recipe = replace(recipe, markers=False)
         transformer = inside(folder, recipe.transformer)
         model = load_model(AutoModel, transformer, harmless=_POOLER)
-        return cls(model, load_tokenizer(transformer), recipe)
+        tokenizer = load_tokenizer(transformer)
+        if not tokenizer.is_fast:
+            raise _unsupported("has a tokenizer that is written in Python")
+        return cls(model, tokenizer, recipe)
 
     @property
     def dtype(self) -> str:
@@ -171,23 +177,18 @@ class SentenceEncoder:
         """What the model is fed, and the mask of the tokens to pool, all of shape (texts, longest)."""
         if self.recipe.lower_case:
             texts = [text.lower() for text in texts]
-        with TOKENIZATION.labels("intent").time(), self._tokenizing:
-            fed = dict(
-                self._tokenizer(
-                    list(texts),
-                    padding=True,
-                    truncation=True,
-                    max_length=self._max_tokens,
-                    return_tensors="pt",
-                    return_special_tokens_mask=True,
-                )
-            )
-        markers = fed.pop("special_tokens_mask")
-        attended = fed["attention_mask"]
+        with TOKENIZATION.labels("intent").time():
+            rows = self._reader.encode_batch(texts)
+            fed = {"input_ids": torch.tensor([row.ids for row in rows])}
+            fed["attention_mask"] = attended = torch.tensor([row.attention_mask for row in rows])
+            if "token_type_ids" in self._tokenizer.model_input_names:
+                fed["token_type_ids"] = torch.tensor([row.type_ids for row in rows])
         if self.recipe.markers:
             return fed, attended
-        words = attended * (1 - markers)
-        return fed, torch.where(words.any(dim=1, keepdim=True), words, attended)
+        words = [[1 - marker for marker in row.special_tokens_mask] for row in rows]  # it marks padding too
+        return fed, torch.tensor(
+            [some if any(some) else row.attention_mask for some, row in zip(words, rows, strict=True)]
+        )
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> Tensor:
         """Unit vectors of shape (texts, dimensions), each text with `prompt` before it."""

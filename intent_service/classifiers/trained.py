@@ -78,9 +78,9 @@ class TrainedClassifier:
         self._untrained = EmbeddingClassifier(encoder)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, fast: bool = False) -> Self:
         """Load a trained folder and the encoder it names. Raises ModelUnavailable."""
-        return cls(SentenceEncoder.load(encoder_folder(folder)), Head.load(folder))
+        return cls(SentenceEncoder.load(encoder_folder(folder), fast=fast), Head.load(folder))
 
     @property
     def dtype(self) -> str:

@@ -32,7 +32,7 @@ static void linears(void) {
                 const Linear l = linear(shapes[s][0], shapes[s][1]);
                 float *x = floats(rows[r] * l.inputs), *y = floats(rows[r] * l.outputs);
                 if (rows[r]) x[0] = s % 2 ? NAN : INFINITY;
-                parley_linear(&l, x, rows[r], (r + s + threads) % 2, y, threads);
+                parley_linear(&l, x, rows[r], y, threads);
                 free(x), free(y), free((void *)l.weights), free((void *)l.scales), free((void *)l.bias);
             }
 }
@@ -79,6 +79,29 @@ static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int 
         if (!isfinite(last[i])) exit(2);
 }
 
+static void texts(int64_t first_tokens, int64_t second_tokens, int64_t heads, int64_t dim, int kinds, int64_t threads) {
+    const int64_t width = heads * dim, wide = width + 48, rows = first_tokens + second_tokens;
+    const int64_t longest = first_tokens > second_tokens ? first_tokens : second_tokens;
+    const Norm own = {floats(width), floats(width), 1e-12f};
+    Layer layers[2];
+    for (int i = 0; i < 2; i++)
+        layers[i] = (Layer){linear(3 * width, width), linear(width, width), linear(wide, width),
+                            linear(width, wide), own, own};
+    const Bert model = {floats(37 * width), floats(longest * width), floats(2 * width), 37, longest, 2,
+                        own, layers, 2, heads, width};
+    int64_t *ids = numbers(rows, 37), *variety = numbers(rows, 2), ends[] = {first_tokens, rows};
+    float *state = floats(rows * width);
+    ids[rows - 1] = 37;
+    if (parley_bert(&model, ids, 0, ends, 2, longest, state, threads) != OUT_OF_RANGE) exit(4);
+    ids[rows - 1] = 36, variety[0] = 2;
+    if (parley_bert(&model, ids, variety, ends, 2, longest, state, threads) != OUT_OF_RANGE) exit(4);
+    if (parley_bert(&model, ids, 0, ends, 2, longest + 1, state, threads) != OUT_OF_RANGE) exit(4);
+    variety[0] = 1;
+    parley_bert(&model, ids, kinds ? variety : 0, ends, 2, longest, state, threads);
+    for (int64_t i = 0; i < rows * width; i++)
+        if (!isfinite(state[i])) exit(2);
+}
+
 static void draws(int64_t rows, int64_t columns, int64_t top_k, int64_t threads) {
     const Rules rules = {0.7f, 0.9f, 1.2f, top_k};
     float *logits = floats(rows * columns), *uniform = floats(rows), *logprobs = floats(rows);
@@ -107,6 +130,9 @@ int main(void) {
         for (int b = 0; b < 5; b++)
             for (int masked = 0; masked < 2; masked++)
                 pieces(rows[a], rows[(a + b) % 5], lengths[b], masked, 1 + a % 3);
+    const int64_t tokens[] = {1, 3, 4, 16, 17, 40};
+    for (int a = 0; a < 6; a++)
+        for (int b = 0; b < 6; b++) texts(tokens[a], tokens[b], 1 + b % 3, 16 * (1 + a % 3), a % 2, 1 + b % 3);
     const int64_t columns[] = {1, 15, 16, 301, 5000};
     for (int a = 0; a < 5; a++)
         for (int64_t rows_drawn = 0; rows_drawn < 5; rows_drawn++)

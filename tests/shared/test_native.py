@@ -19,10 +19,10 @@ def test_it_is_there_where_the_processor_is_able() -> None:
     assert native.available() == able
 
 
-def layer_of(weight: torch.Tensor, fine: bool) -> native.Weights:
+def layer_of(weight: torch.Tensor) -> native.Weights:
     """One whose bias is 1, 2, 3, ..."""
     whole, scales = native.rounded(weight)
-    return native.Weights(whole, scales[:, 0], torch.arange(1.0, len(weight) + 1), fine=fine)
+    return native.Weights(whole, scales[:, 0], torch.arange(1.0, len(weight) + 1))
 
 
 @on_able_processors
@@ -42,10 +42,9 @@ def test_a_product_is_exact_in_what_it_was_given(outputs: int, inputs: int) -> N
 
 @on_able_processors
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("fine", [False, True])
-def test_a_row_is_the_same_bits_alone_beside_others_and_with_any_number_of_threads(fine: bool) -> None:
+def test_a_row_is_the_same_bits_alone_beside_others_and_with_any_number_of_threads() -> None:
     torch.manual_seed(0)
-    layer = layer_of(torch.randn(300, 208), fine)
+    layer = layer_of(torch.randn(300, 208))
     x = torch.randn(64, 208) * torch.logspace(-2, 2, 64)[:, None]
     whole = layer(x)
     for count in (1, 2, 3):
@@ -55,27 +54,15 @@ def test_a_row_is_the_same_bits_alone_beside_others_and_with_any_number_of_threa
 
 
 @on_able_processors
-@pytest.mark.parametrize("fine", [False, True])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_no_number_stays_none_and_in_its_row(bad: float, fine: bool) -> None:
+def test_what_is_no_number_stays_none_and_in_its_row(bad: float) -> None:
     torch.manual_seed(0)
-    layer, x = layer_of(torch.randn(40, 48), fine), torch.randn(3, 48)
+    layer, x = layer_of(torch.randn(40, 48)), torch.randn(3, 48)
     before = layer(x)
     x[1, 7] = bad
     after = layer(x)
     assert after[1].isnan().all()
     assert torch.equal(after[[0, 2]], before[[0, 2]])
-
-
-@on_able_processors
-def test_a_fine_product_rounds_the_weights_alone() -> None:
-    torch.manual_seed(0)
-    weight, x = torch.randn(300, 208), torch.randn(40, 208) * torch.logspace(-2, 2, 40)[:, None]
-    whole, scales = native.rounded(weight)
-    expected = x.double() @ (whole * scales.double()).T + torch.arange(1.0, 301)
-    coarse, fine = (layer_of(weight, way)(x).double() for way in (False, True))
-    assert (coarse - expected).norm() / expected.norm() > 3e-3
-    assert (fine - expected).norm() / expected.norm() < 3e-5
 
 
 @on_able_processors

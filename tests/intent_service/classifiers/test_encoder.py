@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -181,6 +182,15 @@ def test_what_is_not_supported_is_refused(folder: Path, file: str, content: obje
     with pytest.raises(ModelUnavailable, match=wrong) as caught:
         SentenceEncoder.load(folder)
     assert caught.value.lasting
+
+
+def test_a_tokenizer_in_python_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = encoders.load_tokenizer
+    monkeypatch.setattr(
+        encoders, "load_tokenizer", lambda folder: SimpleNamespace(**vars(load(folder)) | {"is_fast": False})
+    )
+    with pytest.raises(ModelUnavailable, match="has a tokenizer that is written in Python"):
+        SentenceEncoder.load(folder)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("int8", marks=on_able_processors), "bfloat16"])

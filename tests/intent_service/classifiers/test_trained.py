@@ -9,6 +9,7 @@ from intent_service.classifiers.calibration import Calibration
 from intent_service.classifiers.encoder import SentenceEncoder
 from intent_service.classifiers.trained import Head, TrainedClassifier
 from shared.hub import ModelUnavailable
+from tests.processor import on_able_processors
 
 CALIBRATION = Calibration(scale=20.0, bias=-2.0, best=6.0, lead=3.0, known=0.5)
 
@@ -54,3 +55,10 @@ def test_a_head_that_lacks_rows_is_refused(head: Head, tmp_path: Path, tiny_enco
     Head(("a", "b"), head.weights, None, CALIBRATION).save(tmp_path, str(tiny_encoder))
     with pytest.raises(ModelUnavailable, match="3 rows for 2 labels"):
         Head.load(tmp_path)
+
+
+@on_able_processors
+def test_it_computes_with_fewer_bits_too(minilm: Path, tmp_path: Path) -> None:
+    Head(("a", "b"), torch.eye(2, 384), None, CALIBRATION).save(tmp_path, str(minilm))
+    assert load(tmp_path, "{}", fast=True).dtype == "int8"
+    assert load(tmp_path, "{}").dtype == "float32"
