@@ -25,7 +25,7 @@ COPY intent_service intent_service
 COPY dialogue_service dialogue_service
 COPY tools/healthcheck.py tools/
 COPY models/starter models/starter
-# The compiler is for native.c, and only while it is compiled.
+# The compiler is for shared/native.c, and only while it is compiled.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && pip install --no-deps -e . \

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := pyproject.toml constraints.txt tools/torch_cpu.py shared/native.c
+PINS := pyproject.toml constraints.txt tools/torch_cpu.py shared/native.c $(wildcard shared/kernels/*.h)
 comma := ,
 # Pip's own check for a newer pip is noise here.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

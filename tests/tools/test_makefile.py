@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 @pytest.fixture
 def clone(tmp_path):
     """The files that the Makefile reads, and an environment that says that everything is installed."""
-    native = "shared/native.c"
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools/torch_cpu.py", native):
+    native = ("shared/native.c", "shared/kernels/product.h")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools/torch_cpu.py", *native):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, tmp_path / name)
     return tmp_path
@@ -51,7 +51,9 @@ def test_what_is_installed_starts_at_once(clone, target, program):
     assert f"-m {program}" in commands[0]
 
 
-@pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt", "shared/native.c"])
+@pytest.mark.parametrize(
+    "changed", ["pyproject.toml", "constraints.txt", "shared/native.c", "shared/kernels/product.h"]
+)
 @pytest.mark.parametrize("target", ["run", "test"])
 def test_changed_requirements_are_installed(clone, target, changed):
     _install(clone)
