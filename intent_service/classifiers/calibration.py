@@ -41,8 +41,7 @@ class Calibration:
 
     def scores(self, similarities: Tensor, none: Tensor | None = None) -> Tensor:
         """P(about this intent), shape (texts, intents); a row's sum falls short of 1 by P(about none)."""
-        within = torch.softmax(similarities * self.scale, dim=1)
-        return self.in_scope(similarities, none)[:, None] * within
+        return self._scores(similarities, self.in_scope(similarities, none))
 
     def verdicts(
         self, labels: Sequence[str], similarities: Tensor, sure: float, none: Tensor | None = None
@@ -51,15 +50,16 @@ class Calibration:
 
         `none` (texts) are the similarities to what is out of scope, if that was learned.
         """
-        known = self.in_scope(similarities, none) >= self.known
-        return [
-            _verdict(labels, row.tolist(), bool(named), sure)
-            for row, named in zip(self.scores(similarities, none), known, strict=True)
-        ]
+        in_scope = self.in_scope(similarities, none)
+        scores, known = self._scores(similarities, in_scope).tolist(), (in_scope >= self.known).tolist()
+        return [_verdict(labels, row, named, sure) for row, named in zip(scores, known, strict=True)]
 
     def recorded(self) -> dict[str, float]:
         """The numbers as JSON values."""
         return {name: round(value, 4) for name, value in asdict(self).items()}
+
+    def _scores(self, similarities: Tensor, in_scope: Tensor) -> Tensor:
+        return in_scope[:, None] * torch.softmax(similarities * self.scale, dim=1)
 
     def _weights(self) -> Tensor:
         return torch.tensor([self.best, self.lead, self.over_none])

@@ -199,7 +199,7 @@ class SentenceEncoder:
                 prompted = [prompt + texts[index] for index in batch]
                 with _threads_for(self._layers * sum(map(len, prompted)) // _CHARS_OF_A_TOKEN):
                     encoded.append(self.vectors(prompted))
-            return torch.cat(encoded)[torch.tensor(by_length).argsort()]
+            return torch.cat(encoded)[sorted(range(len(texts)), key=by_length.__getitem__)]
 
     def start_training(self) -> list[Tensor]:
         """Put the model into training mode; returns what is to be trained, all but the word embeddings.
@@ -283,5 +283,5 @@ def _pool(mode: str, tokens: Tensor, chosen: Tensor) -> Tensor:
         return tokens[torch.arange(len(tokens)), chosen.sum(dim=1) - 1]
     if mode == "weightedmean":
         mask = mask * torch.arange(1, tokens.shape[1] + 1).view(1, -1, 1)
-    total, length = (tokens * mask).sum(dim=1), mask.sum(dim=1)
+    total, length = (mask.transpose(1, 2) @ tokens)[:, 0], mask.sum(dim=1)
     return total / (length.sqrt() if mode == "mean_sqrt_len_tokens" else length)
