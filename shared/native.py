@@ -1,4 +1,4 @@
-"""What `native.c` and its kernels offer, where it was compiled when Parley was installed and this processor can run it.
+"""What `native.c` and its kernels offer, where they were compiled with Parley and this processor can run them.
 
 Where it is not there, `available` says so, and torch serves instead: it has an equal of everything here.
 """
