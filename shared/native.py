@@ -1,4 +1,4 @@
-"""What `native.c` and its kernels offer, where they were compiled with Parley and this processor can run them.
+"""What `native.c` and its kernels offer, where they were compiled and this processor can run them.
 
 Where it is not there, `available` says so, and torch serves instead: it has an equal of everything here.
 """
