@@ -124,7 +124,7 @@ class NativeGpt2:
 
     def _native_piece(self, piece: Piece) -> native.Piece:
         kept, rows, mask = piece.keys_values, len(piece.ids), piece.mask
-        held = kept.room(self._layers, self._heads, rows, native.HEAD_DIM, self._kept_like)
+        held = kept.room(self._layers, self._heads, rows, native.KEPT_DIM, self._kept_like)
         address, stride = (None, 0) if mask is None else (mask.data_ptr(), mask.stride(0))
         return native.Piece(held.data_ptr(), address, stride, held.shape[4], kept.length, rows)
 

@@ -29,10 +29,12 @@ class _Kept:
 
     def left_behind_by(self, ids: Sequence[int]) -> bool:
         """Whether `ids` begin in the midst of this: the window of its conversation has moved."""
-        first, held = list(ids[:_RUN]), list(self.ids)
-        return len(first) == _RUN and any(
-            held[begin : begin + _RUN] == first for begin in range(1, len(held) - _RUN + 1)
-        )
+        first, held, begin = list(ids[:_RUN]), list(self.ids), 0
+        while len(first) == _RUN and first[0] in held[begin + 1 :]:
+            begin = held.index(first[0], begin + 1)
+            if held[begin : begin + _RUN] == first:
+                return True
+        return False
 
 
 class Prefixes:

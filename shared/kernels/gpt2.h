@@ -1,10 +1,11 @@
-/* GPT-2, whose keys and values are kept in half precision. */
+/* GPT-2, whose keys and values are kept in 8 bits. */
 
 #pragma once
 
 #include "product.h"
 
-enum { DIM = 64 };                /* of a head */
+enum { DIM = 64 };      /* of a head */
+enum { KEPT = DIM + 4 }; /* bytes of a key or a value: its numbers in 8 bits, and what they are to be multiplied with */
 
 typedef struct {
     Norm before, between;
@@ -13,7 +14,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    uint16_t *held;      /* keys and values (layers, 2, heads, capacity, DIM) in half precision */
+    int8_t *held;        /* keys and values (layers, 2, heads, capacity, KEPT) */
     const float *mask;   /* (rows, length + rows), added to the scores; none: every row sees everything */
     int64_t mask_stride; /* from row to row */
     int64_t capacity;
@@ -48,21 +49,29 @@ INLINE __m128 quarter(__m512 x) {
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE __m512 load_half(const uint16_t *at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
+INLINE __m512 load_kept(const int8_t *at) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
 }
 
-static void store_half(uint16_t *at, const float *x) {
-    for (int i = 0; i < DIM; i += 16)
-        _mm256_storeu_si256((__m256i *)(at + i),
-                            _mm512_cvtps_ph(_mm512_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+INLINE float scale_kept(const int8_t *at) {
+    float scale;
+    memcpy(&scale, at + DIM, 4);
+    return scale;
+}
+
+static void keep(const float *x, int8_t *at) {
+    int32_t offset; /* of no use here */
+    float scale;
+    const Rows one = {at, &scale, &offset};
+    quantize(x, DIM, 0, one);
+    memcpy(at + DIM, &scale, 4);
 }
 
 /* Attention of `count` queries (a constant) to `seen` positions of one head. Queries and results lie
    `ask_stride` and `width` apart; `scores` has room for `count` rows of seen + 16. The keys and
    values that lie `next` further on are fetched meanwhile: the next head's. */
-INLINE void attend(const int count, const float *query, int64_t ask_stride, const uint16_t *keys,
-                   const uint16_t *values, int64_t next, int64_t seen, const float *mask, int64_t mask_stride,
+INLINE void attend(const int count, const float *query, int64_t ask_stride, const int8_t *keys,
+                   const int8_t *values, int64_t next, int64_t seen, const float *mask, int64_t mask_stride,
                    float scale, float *scores, float *y, int64_t width) {
     const int64_t stride = (seen + 15) / 16 * 16;
     __m512 q[QUERIES][4], made[QUERIES][4], total[QUERIES];
@@ -75,14 +84,15 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
     }
     for (int64_t j = 0; j < seen; j += 4) {
         __m128 parts[QUERIES][4];
+        float scales[4];
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
-            const int64_t at = (j + k < seen ? j + k : seen - 1) * DIM;
+            const int64_t at = (j + k < seen ? j + k : seen - 1) * KEPT;
             __m512 key[4];
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) key[i] = load_half(keys + at + 16 * i);
+            for (int i = 0; i < 4; i++) key[i] = load_kept(keys + at + 16 * i);
+            scales[k] = scale_kept(keys + at);
             _mm_prefetch((const char *)(keys + next + at), _MM_HINT_T1);
-            _mm_prefetch((const char *)(keys + next + at + DIM / 2), _MM_HINT_T1);
 #pragma GCC unroll 4
             for (int r = 0; r < count; r++) {
                 __m512 s = _mm512_mul_ps(q[r][0], key[0]);
@@ -95,7 +105,7 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
         for (int r = 0; r < count; r++) {
             _MM_TRANSPOSE4_PS(parts[r][0], parts[r][1], parts[r][2], parts[r][3]);
             const __m128 some = _mm_add_ps(parts[r][0], parts[r][1]), others = _mm_add_ps(parts[r][2], parts[r][3]);
-            _mm_storeu_ps(scores + r * stride + j, _mm_add_ps(some, others));
+            _mm_storeu_ps(scores + r * stride + j, _mm_mul_ps(_mm_add_ps(some, others), _mm_loadu_ps(scales)));
         }
     }
     for (int r = 0; r < count; r++) {
@@ -116,11 +126,11 @@ INLINE void attend(const int count, const float *query, int64_t ask_stride, cons
     }
     /* Position by position, so that those that are not seen change nothing, wherever they lie. */
     for (int64_t j = 0; j < seen; j++) {
+        const __m512 unit = _mm512_set1_ps(scale_kept(values + j * KEPT));
         __m512 value[4];
-        _mm_prefetch((const char *)(values + next + j * DIM), _MM_HINT_T1);
-        _mm_prefetch((const char *)(values + next + j * DIM + DIM / 2), _MM_HINT_T1);
+        _mm_prefetch((const char *)(values + next + j * KEPT), _MM_HINT_T1);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) value[i] = load_half(values + j * DIM + 16 * i);
+        for (int i = 0; i < 4; i++) value[i] = _mm512_mul_ps(unit, load_kept(values + j * KEPT + 16 * i));
 #pragma GCC unroll 4
         for (int r = 0; r < count; r++) {
             const __m512 p = _mm512_set1_ps(scores[r * stride + j]);
@@ -144,14 +154,14 @@ INLINE int64_t last_seen(const float *mask, int64_t least, int64_t most) {
 static void attend_head(const Piece *p, int64_t layer, int64_t heads, int64_t head, float scale,
                         const float *asked, float *scores, float *seen) {
     const int64_t width = heads * DIM;
-    uint16_t *keys = p->held + (2 * layer * heads + head) * p->capacity * DIM;
-    uint16_t *values = keys + heads * p->capacity * DIM;
-    const int64_t next = p->capacity * DIM;
+    int8_t *keys = p->held + (2 * layer * heads + head) * p->capacity * KEPT;
+    int8_t *values = keys + heads * p->capacity * KEPT;
+    const int64_t next = p->capacity * KEPT;
     asked += head * DIM;
     seen += head * DIM;
     for (int64_t r = 0; r < p->rows; r++) {
-        store_half(keys + (p->length + r) * DIM, asked + (3 * r + 1) * width);
-        store_half(values + (p->length + r) * DIM, asked + (3 * r + 2) * width);
+        keep(asked + (3 * r + 1) * width, keys + (p->length + r) * KEPT);
+        keep(asked + (3 * r + 2) * width, values + (p->length + r) * KEPT);
     }
     for (int64_t r = 0; r < p->rows;) {
         const int64_t count = p->rows - r >= QUERIES ? QUERIES : 1;

@@ -60,7 +60,7 @@ static void pieces(int64_t first_rows, int64_t second_rows, int64_t length, int 
         float *mask = floats(own * all);
         for (int64_t r = 0; r < own; r++)
             for (int64_t j = 0; j < all; j++) mask[r * all + j] = j > begin + r ? -INFINITY : 0;
-        both[i] = (Piece){block_of(2 * layers * width * all * 2, 0), masked ? mask : 0, all, all, begin, own};
+        both[i] = (Piece){block_of(2 * layers * heads * all * KEPT, 0), masked ? mask : 0, all, all, begin, own};
         if (!masked) free(mask);
     }
     const int64_t vocabulary = 37, positions = length + rows, wanted_rows = (rows + 1) / 2;

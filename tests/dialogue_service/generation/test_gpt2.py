@@ -46,7 +46,7 @@ def test_it_computes_what_torch_does(model: Any) -> None:
     assert lean
     packed._pass = lean
     expected = read(packed, ids, 1)
-    assert ((made - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.03  # keys and values have half
+    assert ((made - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.05  # keys and values have 8 bits
 
 
 @on_able_processors
@@ -91,7 +91,9 @@ def test_a_candidate_leaves_the_same_bits_as_if_it_had_been_alone(model: Any, ch
         assert torch.equal(made[living.index(chosen)], expected[0])
     kept, expected_kept = tree.keep(chosen), alone.keep(0)
     assert kept.length == expected_kept.length == 70
-    held, expected_held = (one.room(2, 2, 0, 64, packed.like)[..., :70, :] for one in (kept, expected_kept))
+    held, expected_held = (
+        one.room(2, 2, 0, native.KEPT_DIM, packed.like)[..., :70, :] for one in (kept, expected_kept)
+    )
     assert held.dtype == native.KEPT
     assert torch.equal(held, expected_held)
 
