@@ -28,8 +28,8 @@ HEAD_DIM = 64
 """The one dimension of heads that the blocks of GPT-2 are compiled for; all sizes of GPT-2 have it."""
 
 KEPT, KEPT_DIM = torch.int8, HEAD_DIM + 4
-"""Of a key or a value: 64 numbers in 8 bits and a float32 to multiply them with. A quarter of the bytes to read
-for each token, and to keep from turn to turn. Rounding them like this moves the starter's distribution of the
+"""Of a key or a value: 64 numbers in 8 bits and a float32 to multiply them with, a quarter of the bytes to
+read for each token, and to keep from turn to turn. Rounding them like this moves the starter's distribution of the
 next token by 1.8e-4 nats (Kullback-Leibler), as much as 8-bit weights do."""
 
 
