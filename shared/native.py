@@ -29,8 +29,8 @@ HEAD_DIM = 64
 
 KEPT, KEPT_DIM = torch.int8, HEAD_DIM + 4
 """Of a key or a value: 64 numbers in 8 bits and a float32 to multiply them with, a quarter of the bytes to
-read for each token, and to keep from turn to turn. Rounding them like this moves the starter's distribution of the
-next token by 1.8e-4 nats (Kullback-Leibler), as much as 8-bit weights do."""
+read for each token, and to keep from turn to turn. Rounding them moves the starter's distribution of the next
+token by 1.8e-4 nats (Kullback-Leibler), as much as 8-bit weights do."""
 
 
 class Linear(Structure):
