@@ -6,6 +6,7 @@ may even happen later: what has a ticket (`turns`) happens only while the ticket
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +20,8 @@ from shared.problems import ConversationForgotten, KeyInUse, KeyReused, MemoryUn
 
 _EXPORT_BATCH = 200
 _KEPT_KEY_S = 24 * 3600
+_READ_BEFORE = 512
+"""Exchanges that need not be read from their JSON again: all but the newest were in the turn before."""
 
 _RECALL = """
 local number = redis.call('HGET', KEYS[1], ARGV[1])
@@ -105,6 +108,7 @@ class Memory:
         self._append = redis.register_script(_APPEND)
         self._forget = redis.register_script(_FORGET)
         self._claim = redis.register_script(_CLAIM)
+        self._spoken = lru_cache(_READ_BEFORE)(Spoken.model_validate_json)
 
     async def recall(self, conversation: str, count: int) -> Recalled:
         """At least the newest `count` exchanges, fewer than twice as many; the cost depends on nothing else.
@@ -115,7 +119,7 @@ class Memory:
             keys=[keys.CONVERSATIONS], args=[conversation, keys.STREAM, count]
         )
         stored = (dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in reversed(entries))
-        return Recalled(number, [Spoken.model_validate_json(fields["turn"]) for fields in stored])
+        return Recalled(number, [self._spoken(fields["turn"]) for fields in stored])
 
     async def append(self, turn: Turn, number: str, ticket: Ticket) -> str:
         """Store one exchange and return its id; the ticket is used up. `number` is what `recall` returned.
@@ -208,6 +212,7 @@ class Memory:
         )
         if outcome == "lost":
             raise MemoryUnavailable(_LOST, retry_after_s=1)
+        self._spoken.cache_clear()
         return Forgotten(forgotten=gone[0], feedback_forgotten=gone[1])
 
     async def numbers(self) -> list[str]:

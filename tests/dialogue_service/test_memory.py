@@ -68,6 +68,14 @@ async def test_exchanges_are_recalled_oldest_first_and_only_the_newest(store: Me
     assert [t.message for t in recalled.turns] == ["d", "e", "f"]
 
 
+async def test_what_is_forgotten_is_not_kept_in_the_process_either(store: Memory) -> None:
+    await say(store, *"abc")
+    await store.recall("default", 3)
+    assert store._spoken.cache_info().currsize == 3
+    await forget(store)
+    assert store._spoken.cache_info().currsize == 0
+
+
 async def test_what_is_recalled_begins_with_the_same_exchange_for_many_turns(store: Memory) -> None:
     firsts = []
     for letter in "abcdefghij":
