@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from opentelemetry.trace import NoOpTracer, Tracer
 
@@ -16,7 +16,7 @@ from dialogue_service.keys import IdempotencyKey
 from dialogue_service.memory import Memory, Recalled
 from dialogue_service.turns import Ticket, Turns
 from shared import telemetry
-from shared.contracts import Intent
+from shared.contracts import Intent, IntentAnswer
 from shared.metrics import INFERENCE
 from shared.model_slot import ModelSlot
 from shared.problems import DeadlineExceeded
@@ -61,8 +61,16 @@ class _HeldBack:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """What the intent service said, and how long that took."""
+
+    answer: IntentAnswer | None
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Answer:
-    """A reply, what made it, and the times from its beginning to the intent and to its end."""
+    """A reply, what made it, and how long the intent and the reply took."""
 
     intent: Intent | None
     text: str
@@ -101,12 +109,15 @@ class Chat:
 
     async def _turn(self, request: ChatRequest, ticket: Ticket, listener: Listener | None) -> ChatReply:
         ends, began = _from_now(self.deadline_s), time.perf_counter()
-        async with self.turns.take(ticket, self.deadline_s):
+        async with (
+            _beside(self._find(request.message)) as finding,
+            self.turns.take(ticket, self.deadline_s),
+        ):
             taken = time.perf_counter()
             async with _until(ends):
                 recalled = await self.memory.recall(request.conversation, RECALLED_EXCHANGES)
                 read = time.perf_counter()
-                answer = await self._answer(request, recalled, listener)
+                answer = await self._answer(request, recalled, finding, listener)
             turn = Turn(
                 conversation=request.conversation,
                 message=request.message,
@@ -125,30 +136,35 @@ class Chat:
         telemetry.log_texts(message=turn.message, reply=turn.reply, intent=turn.intent and turn.intent.label)
         return ChatReply(id=exchange_id, **dict(turn))
 
-    async def _answer(self, request: ChatRequest, recalled: Recalled, listener: Listener | None) -> _Answer:
-        """The model reads and writes while the intent is found; a fixed reply for the intent stops it."""
+    async def _find(self, message: str) -> _Found:
         began = time.perf_counter()
-        history = [text for turn in recalled.turns for text in (turn.message, turn.reply)]
+        answer = await self.intents.classify(message)
+        return _Found(answer, time.perf_counter() - began)
+
+    async def _answer(
+        self,
+        request: ChatRequest,
+        recalled: Recalled,
+        finding: "asyncio.Task[_Found]",
+        listener: Listener | None,
+    ) -> _Answer:
+        """The model reads and writes while the intent is being found; a fixed reply for that stops it."""
+        began = time.perf_counter()
+        turns = [text for turn in recalled.turns for text in (turn.message, turn.reply)] + [request.message]
         held = _HeldBack(listener) if listener else None
-        making = asyncio.create_task(
-            self._generate([*history, request.message], request.seed, held.on_text if held else None)
-        )
-        try:
-            found = await self.intents.classify(request.message)
-            intent_s = time.perf_counter() - began
-            intent = found and Intent.model_validate(found.model_dump(exclude={"reply"}))
-            fixed = found.reply if found else None
+        async with _beside(self._generate(turns, request.seed, held.on_text if held else None)) as making:
+            found = await finding
+            await asyncio.sleep(
+                0
+            )  # a reply that fails at once has failed then, also where that was there already
+            intent = found.answer and Intent.model_validate(found.answer.model_dump(exclude={"reply"}))
+            fixed = found.answer.reply if found.answer else None
             if fixed is None and making.done():
                 making.result()  # raises what failed at once, before the listener has heard anything
             if held:
                 held.begin(intent, instead=fixed)
-            if fixed is not None:
-                return _Answer(intent, fixed, FIXED_REPLY_MODEL, intent_s, intent_s)
-            text, model = await making
-            return _Answer(intent, text, model, intent_s, time.perf_counter() - began)
-        finally:
-            making.cancel()
-            await asyncio.gather(making, return_exceptions=True)
+            text, model = (fixed, FIXED_REPLY_MODEL) if fixed is not None else await making
+            return _Answer(intent, text, model, found.seconds, time.perf_counter() - began)
 
     async def generate(self, turns: Sequence[str], seed: int | None = None) -> tuple[str, str]:
         """The bare model's next turn and the model's name; nothing is read or stored."""
@@ -185,6 +201,17 @@ async def _until(ends: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExceeded from None
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T]"]:
+    """Runs `work` beside what is done within, and ends it with that."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _finish(work: Awaitable[T]) -> T:

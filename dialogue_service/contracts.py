@@ -77,10 +77,13 @@ class Timings(BaseModel):
 
     waiting_ms: float = Field(description="For the conversation's turn before this one.", examples=[0.1])
     recall_ms: float = Field(description="Reading the newest exchanges from Redis.", examples=[0.8])
-    intent_ms: float = Field(description="Until the intent service answered.", examples=[11.2])
+    intent_ms: float = Field(
+        description="Until the intent service answered. It is asked at once, and all else goes on beside it.",
+        examples=[11.2],
+    )
     reply_ms: float = Field(
-        description="Until the reply was made, counted from the same moment: "
-        "the model begins while the intent is being found.",
+        description="From the end of the reading until the reply was there: the model does not wait for the intent, "
+        "but what it says is not used before.",
         examples=[182.5],
     )
 

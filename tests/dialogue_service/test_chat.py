@@ -85,6 +85,28 @@ def test_the_model_begins_before_the_intent_is_known(
         assert talk.result().json()["intent"] == INTENT
 
 
+def test_the_intent_is_found_while_an_earlier_turn_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, asked = FastAPI(), list[str]()
+
+    @app.post("/intent")
+    def intent(body: dict[str, str]) -> dict[str, object]:
+        asked.append(body["text"])
+        return INTENT
+
+    with serving(app) as url, ThreadPoolExecutor(2) as pool:
+        client = start(DIALOGUE_INTENT_URL=url)
+        talker = Talker.instead(monkeypatch, waits_at=0)
+        first = pool.submit(chat, client, "one")
+        assert talker.began.wait(5)
+        second = pool.submit(chat, client, "two")
+        wait_until(lambda: asked == ["one", "two"])
+        assert talker.asked == [["one"]]
+        talker.go.set()
+        assert [talk.result().json()["intent"] for talk in (first, second)] == [INTENT, INTENT]
+
+
 def test_the_model_reads_what_was_said_before_and_nothing_that_was_forgotten(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
