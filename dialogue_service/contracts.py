@@ -82,8 +82,8 @@ class Timings(BaseModel):
         examples=[11.2],
     )
     reply_ms: float = Field(
-        description="From the end of the reading until the reply was there: the model does not wait for the intent, "
-        "but what it says is not used before.",
+        description="From the end of the reading until the reply was there: the model does not wait for the "
+        "intent, but what it says is not used before.",
         examples=[182.5],
     )
 
