@@ -44,9 +44,11 @@ class Stack:
     log: Path
     first_reply_s: float = 0.0
 
-    def chat(self, connection: http.client.HTTPConnection, message: str) -> dict[str, Any]:
-        """Say something in the one conversation. Raises OSError while nobody listens."""
-        body = json.dumps({"message": message})
+    def chat(
+        self, connection: http.client.HTTPConnection, message: str, conversation: str = "default"
+    ) -> dict[str, Any]:
+        """Say something. Raises OSError while nobody listens."""
+        body = json.dumps({"message": message, "conversation": conversation})
         connection.request("POST", "/chat", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         content = answer.read()
@@ -126,28 +128,44 @@ def _first_reply(stack: Stack) -> None:
 
 
 def turns(checkpoint: Path, words: Words, say: Say, count: int) -> Section:
-    """One conversation of many turns."""
+    """One conversation of many turns, and a young one beside its end."""
     section = Section(
         f"{count} turns",
-        f"One conversation over HTTP: messages of {MESSAGE} tokens, replies of {REPLY}, one candidate, the "
+        f"A conversation over HTTP: messages of {MESSAGE} tokens, replies of {REPLY}, one candidate, the "
         "service's own window and memory. Seconds for a turn, with its intent and its place on the disk; "
-        "means, because a turn at which the window moves costs more than the others.",
+        "means, because a turn at which the window moves costs more than the others. Turns 11 to 20 are "
+        "another conversation's, one by one with the last ten of the long one: both in the same noise.",
     )
     options = {"DIALOGUE_MODEL": checkpoint, "DIALOGUE_REPLY_TOKENS": REPLY, "DIALOGUE_CANDIDATES": 1}
-    took: list[float] = []
+    took: dict[str, list[float]] = {"long": [], "young": []}
     with running(**options) as stack:
         stack.serves(checkpoint.name)
         connection = stack.connect()
-        while len(took) < count:
-            if len(took) % 10 == 0:
-                say(f"{PARLEY}: turn {len(took) + 1} of {count}")
-            began = time.perf_counter()
-            reply = stack.chat(connection, words.turn(MESSAGE).strip())
-            if reply["model"] == checkpoint.name:  # else the catalogue's, which costs nothing
-                took.append(time.perf_counter() - began)
+
+        def turn(conversation: str) -> None:
+            model = ""
+            while model != checkpoint.name:  # the catalogue's replies cost nothing
+                began = time.perf_counter()
+                reply = stack.chat(connection, words.turn(MESSAGE).strip(), conversation)
+                seconds, model = time.perf_counter() - began, reply["model"]
+            took[conversation].append(seconds)
+
+        for number in range(1, count + 1):
+            if number % 10 == 1:
+                say(f"{PARLEY}: turn {number} of {count}")
+            if number == count - 9:
+                for _ in range(10):
+                    turn("young")
+            turn("long")
+            if number > count - 10:
+                turn("young")
         connection.close()
-    early, late = took[10:20], took[-10:]
-    for what, part in (("turns 11 to 20", early), ("the last ten", late), ("all", took)):
+    early, late = took["young"][10:20], took["long"][-10:]
+    for what, part in (
+        ("turns 11 to 20", early),
+        ("the last ten", late),
+        ("all of the long one", took["long"]),
+    ):
         shown = f"{statistics.mean(part):.2f} ({min(part):.2f}-{max(part):.2f})"
         section.rows.append((what, {PARLEY: shown}))
     ratio = statistics.mean(late) / statistics.mean(early)
