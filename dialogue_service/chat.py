@@ -154,9 +154,8 @@ class Chat:
         held = _HeldBack(listener) if listener else None
         async with _beside(self._generate(turns, request.seed, held.on_text if held else None)) as making:
             found = await finding
-            await asyncio.sleep(
-                0
-            )  # a reply that fails at once has failed then, also where that was there already
+            # Where the intent was there already: then a reply that fails at once has failed by now too.
+            await asyncio.sleep(0)
             intent = found.answer and Intent.model_validate(found.answer.model_dump(exclude={"reply"}))
             fixed = found.answer.reply if found.answer else None
             if fixed is None and making.done():

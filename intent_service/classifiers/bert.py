@@ -77,16 +77,14 @@ class EightBitBert:
         tables = (table.word_embeddings, table.position_embeddings, table.token_type_embeddings)
         layers = [
             native.Layer(
-                self._linear(
-                    layer.attention.self.query, layer.attention.self.key, layer.attention.self.value
-                ),
-                self._linear(layer.attention.output.dense),
-                self._linear(layer.intermediate.dense),
-                self._linear(layer.output.dense),
-                self._norm(layer.attention.output.LayerNorm),
-                self._norm(layer.output.LayerNorm),
+                self._linear(own.query, own.key, own.value),
+                self._linear(joined.dense),
+                self._linear(widened.dense),
+                self._linear(narrowed.dense),
+                self._norm(joined.LayerNorm),
+                self._norm(narrowed.LayerNorm),
             )
-            for layer in body.encoder.layer
+            for own, joined, widened, narrowed in _layers(model)
         ]
         self._kept += tables
         self._native = native.Bert(

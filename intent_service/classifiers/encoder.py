@@ -247,7 +247,8 @@ class SentenceEncoder:
 def _threads_for(products: int) -> Iterator[None]:
     """One thread for so little work that more gain nothing, and only wait for each other on a busy machine.
 
-    (A short message, MiniLM, two cores: 6.5 ms with one thread or two; beside two busy programs 15 and 83.)
+    (A short message, MiniLM in float32, two cores: 6.5 ms with one thread or two; beside two busy programs 15
+    and 83.)
     """
     most = torch.get_num_threads()
     torch.set_num_threads(1 if products < _DIVIDED else most)

@@ -1,6 +1,7 @@
 """Programs that part from one process: small modules in a temporary folder, the working directory."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -77,6 +78,12 @@ def test_they_have_what_was_imported_and_are_children_like_others(tmp_path):
         assert all(os.getsid(each.pid) == each.pid for each in family)
 
     assert all_ended(family)
+
+
+def test_what_only_training_needs_is_hidden_while_it_imports():
+    with prefork._hidden(["wave"]):
+        assert importlib.util.find_spec("wave") is None
+    assert importlib.util.find_spec("wave") is not None
 
 
 def test_one_that_dies_is_started_again_by_itself(tmp_path, monkeypatch, caplog):
